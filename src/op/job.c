@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+#include "op/job.h"
+
+#include <sched.h>
+
+void gqmm_job_init(gqmm_job *job, void *state)
+{
+    job->state = state;
+    job->n_phases = 0;
+}
+
+int32_t gqmm_job_add(gqmm_job *job, void (*run)(void *state, int64_t task), int64_t n_tasks)
+{
+    gqmm_phase *p = &job->phase[job->n_phases];
+    p->run = run;
+    p->n_tasks = n_tasks;
+    atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+    atomic_store_explicit(&p->done, 0, memory_order_relaxed);
+    return job->n_phases++;
+}
+
+void gqmm_relax(unsigned *n)
+{
+    if (++*n < 1024) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    } else {
+        sched_yield(); /* more workers than CPUs: the one we wait for needs this one */
+    }
+}
+
+void gqmm_job_work(gqmm_job *job)
+{
+    for (int32_t i = 0; i < job->n_phases; i++) {
+        gqmm_phase *p = &job->phase[i];
+        int64_t task, n_done = 0;
+        unsigned waited = 0;
+        /* n_tasks is stable here: earlier phases, which may set it, are done. */
+        while ((task = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed)) < p->n_tasks) {
+            p->run(job->state, task);
+            n_done++;
+        }
+        if (n_done)
+            atomic_fetch_add_explicit(&p->done, n_done, memory_order_acq_rel);
+        while (atomic_load_explicit(&p->done, memory_order_acquire) < p->n_tasks)
+            gqmm_relax(&waited);
+    }
+}

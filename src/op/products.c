@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+#include "op/products.h"
+
+static int64_t chunk(const gqmm_products *p)
+{
+    return p->transpose ? GQMM_CHUNK_ROWS : GQMM_CHUNK_COLS;
+}
+
+int64_t gqmm_products_tasks(const gqmm_products *p)
+{
+    return p->n_segments * gqmm_ceil_div(p->n, chunk(p));
+}
+
+gqmm_piece gqmm_products_piece(const gqmm_products *p, int64_t task)
+{
+    const int64_t n_chunks = gqmm_ceil_div(p->n, chunk(p));
+    const int64_t n0 = task % n_chunks * chunk(p);
+    const int64_t n1 = p->n - n0 < chunk(p) ? p->n : n0 + chunk(p);
+    return (gqmm_piece){p->segments[task / n_chunks], n0, n1};
+}
+
+void gqmm_products_run(const gqmm_products *p, const gqmm_piece *piece)
+{
+    gqmm_matrix w = gqmm_expert(p->w, piece->segment.expert);
+    for (int i = 0; i < w.format->pub.n_planes; i++)
+        w.plane[i] += p->row0 * w.stride[i];
+
+    const int64_t first = piece->segment.first;
+    const gqmm_product product = {.w = &w,
+                                  .k = p->k,
+                                  .n0 = piece->n0,
+                                  .n1 = piece->n1,
+                                  .m = piece->segment.count,
+                                  .y = p->y + first,
+                                  .x = p->x ? p->x + first : NULL,
+                                  .a = p->a ? p->a + first : NULL};
+    const gqmm_kernel_fns *fns = p->w->kernel->fns;
+    if (!p->transpose)
+        fns->qmm_n(&product);
+    else if (p->precision == GQMM_INT8)
+        fns->qmm_int8(&product);
+    else
+        fns->qmm(&product);
+}
+
+int64_t gqmm_segments_most(int64_t rows, int64_t experts)
+{
+    return rows / GQMM_SEGMENT + (rows < experts ? rows : experts);
+}
+
+int64_t gqmm_segments_add(gqmm_segment *segments, int64_t n, int64_t expert, int64_t first,
+                          int64_t count)
+{
+    for (int64_t i = 0; i < count; i += GQMM_SEGMENT) {
+        const int64_t len = count - i < GQMM_SEGMENT ? count - i : GQMM_SEGMENT;
+        segments[n++] = (gqmm_segment){expert, first + i, len};
+    }
+    return n;
+}
