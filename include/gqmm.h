@@ -212,7 +212,7 @@ typedef struct gqmm_weights_desc {
     int64_t n_cols;           /* weights in a stored row, a multiple of block_elems, >= 1 */
     const void *plane[3];     /* n_planes pointers, any alignment */
     int64_t row_stride[3];    /* bytes from row to row; 0: dense */
-    int64_t expert_stride[3]; /* bytes from expert to expert; 0: n_rows * row stride */
+    int64_t expert_stride[3]; /* bytes from expert to expert; 0: n_rows * |row stride| */
     /* has_global_scale formats only: the tensor amax as MLX means it, one per expert with
      * stride 1, or one for all with stride 0; NULL: no global scale. mlx_nvfp4 weights are then
      * e2m1 * e4m3 * global_scale / (448 * 6). */
@@ -239,7 +239,7 @@ GQMM_API const char *gqmm_weights_isa(const gqmm_weights *w);
  *
  * MLX gather_qmm; with m = 1 ggml mul_mat_id. With transpose = 1 a stored row is one output
  * (N = n_rows, K = n_cols); with 0 a stored row is one k (K = n_rows, N = n_cols).
- *   y   [P, M, N]  written in full, must not overlap x or the ids
+ *   y   [P, M, N]  written in full; from its first to its last element it must not meet x or ids
  *   x   [X, M, K]
  *   lhs [P]  0 <= id < X;  rhs [P]  0 <= id < E;  -1 in either: y[p] is zero. Repeats are fine.
  *            NULL means 0, 1, 2, ... ; then P must not exceed X (lhs) or E (rhs).
@@ -318,7 +318,7 @@ typedef struct gqmm_moe_desc {
     int32_t precision;
     const gqmm_weights *gate, *up, *down;
     const gqmm_weights *router;
-    const float *router_bias; /* [E] or NULL */
+    const float *router_bias; /* [E] or NULL; SIGMOID only, else ARG */
     const gqmm_weights *shared_gate, *shared_up, *shared_down;
     const gqmm_weights *shared_scale; /* NULL: factor 1 */
     int64_t n_tokens;                 /* T >= 0 */
@@ -388,9 +388,9 @@ GQMM_API gqmm_status gqmm_quantize(gqmm_context *ctx, const gqmm_quantize_desc *
                                    gqmm_error *err);
 
 /* Rewrites GGUF blocks as MLX affine planes of the same shape, all experts, dense.
- * The target must keep the source's groups: q4_0, q4_1 -> affine4_g32_*, q8_0 -> affine8_g32_*,
- * q4_k -> affine4_g32_*, q5_k -> affine5_g32_* (codes are kept; scale and bias are rounded to the
- * plane's type: exact for f32 always and for q4_0, q4_1, q8_0 in f16), q6_k -> affine8_g32_*
+ * The target must keep the source's groups: q4_0, q4_1, q4_k -> affine4_g32_*, q5_0, q5_1, q5_k ->
+ * affine5_g32_*, q8_0 -> affine8_g32_* (codes are kept; scale and bias are rounded to the plane's
+ * type: exact in f32, and in f16 for the formats of 32-weight blocks); q6_k -> affine8_g32_*
  * (two groups of 16 are requantised as one of 32).
  * Errors: ARG, SHAPE, UNSUPPORTED (no such pair of formats). */
 typedef struct gqmm_repack_desc {

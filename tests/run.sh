@@ -21,7 +21,7 @@ trap 'rm -rf "$out"' EXIT
 export ASAN_OPTIONS=${ASAN_OPTIONS:-allocator_may_return_null=1:detect_leaks=1:abort_on_error=0}
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1:halt_on_error=1}
 export TSAN_OPTIONS=${TSAN_OPTIONS:-halt_on_error=1:second_deadlock_stack=1}
-thread_programs='check_op check_threads check_pool'
+thread_programs='check_op check_moe check_threads'
 
 wanted() {
     # shellcheck disable=SC2053  # ONLY is a pattern

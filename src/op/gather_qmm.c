@@ -200,6 +200,11 @@ static gqmm_status check_shape(state *s, gqmm_error *err)
                          d->y_pair_stride, d->x_mat_stride);
     d->y_pair_stride = d->y_pair_stride ? d->y_pair_stride : y_pair;
     d->x_mat_stride = d->x_mat_stride == -1 ? 0 : d->x_mat_stride ? d->x_mat_stride : x_mat;
+    if (d->lhs_stride < -1 || d->rhs_stride < -1)
+        return gqmm_fail(err, GQMM_E_SHAPE, 0,
+                         "lhs_stride %" PRId64 " and rhs_stride %" PRId64
+                         " must be -1 (one id for all) or more",
+                         d->lhs_stride, d->rhs_stride);
     d->lhs_stride = d->lhs_stride == -1 ? 0 : d->lhs_stride ? d->lhs_stride : 1;
     d->rhs_stride = d->rhs_stride == -1 ? 0 : d->rhs_stride ? d->rhs_stride : 1;
     return GQMM_OK;
@@ -246,8 +251,13 @@ static gqmm_status check_data(const state *s, gqmm_error *err)
                          d->y_pair_stride, s->n);
     const gqmm_span y = {"y", d->y, d->n_pairs, y_cols, d->y_pair_stride, d->y_type};
     const gqmm_span x = {"x", d->x, d->n_x, x_cols, d->x_mat_stride, d->x_type};
+    /* Indices are read after y is written. GQMM_F32 stands for their four bytes. */
+    const gqmm_span lhs = {"lhs", d->lhs, d->lhs ? d->n_pairs : 0, 1, d->lhs_stride, GQMM_F32};
+    const gqmm_span rhs = {"rhs", d->rhs, d->rhs ? d->n_pairs : 0, 1, d->rhs_stride, GQMM_F32};
     if ((st = gqmm_check_span(&y, err)) != GQMM_OK || (st = gqmm_check_span(&x, err)) != GQMM_OK ||
         (st = gqmm_check_disjoint(&y, &x, err)) != GQMM_OK ||
+        (st = gqmm_check_disjoint(&y, &lhs, err)) != GQMM_OK ||
+        (st = gqmm_check_disjoint(&y, &rhs, err)) != GQMM_OK ||
         (st = check_ids("lhs", d->lhs, d->lhs_stride, d->n_pairs, d->n_x, err)) != GQMM_OK)
         return st;
     return check_ids("rhs", d->rhs, d->rhs_stride, d->n_pairs, d->w->n_experts, err);

@@ -116,6 +116,23 @@ static gqmm_status check_shape(gqmm_moe_state *s, gqmm_error *err)
     return GQMM_OK;
 }
 
+/* ids and weights against everything else; GQMM_F32 stands for the four bytes of an id. */
+static gqmm_status check_lists(const gqmm_moe_state *s, const gqmm_span *y, const gqmm_span *x,
+                               gqmm_error *err)
+{
+    const gqmm_moe_desc *d = &s->d;
+    const gqmm_span ids = {"ids", d->ids, d->ids ? 1 : 0, s->n_pairs, 0, GQMM_F32};
+    const gqmm_span weights = {"weights", d->weights, d->weights ? 1 : 0, s->n_pairs, 0, GQMM_F32};
+    gqmm_status st;
+    if ((st = gqmm_check_disjoint(y, &ids, err)) != GQMM_OK ||
+        (st = gqmm_check_disjoint(y, &weights, err)) != GQMM_OK || !d->router)
+        return st;
+    if ((st = gqmm_check_disjoint(&ids, x, err)) != GQMM_OK ||
+        (st = gqmm_check_disjoint(&weights, x, err)) != GQMM_OK)
+        return st;
+    return gqmm_check_disjoint(&ids, &weights, err);
+}
+
 static gqmm_status check_data(const gqmm_moe_state *s, gqmm_error *err)
 {
     const gqmm_moe_desc *d = &s->d;
@@ -123,7 +140,8 @@ static gqmm_status check_data(const gqmm_moe_state *s, gqmm_error *err)
     const gqmm_span x = {"x", d->x, s->n_tokens, s->width, d->x_row_stride, d->x_type};
     gqmm_status st;
     if ((st = gqmm_check_span(&y, err)) != GQMM_OK || (st = gqmm_check_span(&x, err)) != GQMM_OK ||
-        (st = gqmm_check_disjoint(&y, &x, err)) != GQMM_OK || d->router || s->n_pairs == 0)
+        (st = gqmm_check_disjoint(&y, &x, err)) != GQMM_OK || (st = check_lists(s, &y, &x, err)) ||
+        d->router || s->n_pairs == 0)
         return st;
     if (!d->ids || !d->weights)
         return gqmm_fail(err, GQMM_E_ARG, 0, "%s is NULL, needed without a router",

@@ -51,6 +51,10 @@ static gqmm_status prepare_embed(gqmm_context *ctx, const void *desc, gqmm_job *
         return st;
     if (d.n_ids < 0)
         return gqmm_fail(err, GQMM_E_SHAPE, 0, "n_ids is %" PRId64 ", expected 0 or more", d.n_ids);
+    if (d.ids_stride < -1)
+        return gqmm_fail(err, GQMM_E_SHAPE, 0,
+                         "ids_stride is %" PRId64 ", expected -1 (one id for all) or more",
+                         d.ids_stride);
     d.ids_stride = d.ids_stride == -1 ? 0 : d.ids_stride ? d.ids_stride : 1;
     *bytes = 0;
     if (!job)
