@@ -89,8 +89,9 @@ void *gqmm_take(gqmm_layout *l, int64_t n, size_t size)
     return p;
 }
 
-gqmm_status gqmm_workspace(gqmm_context *ctx, void *given, size_t given_bytes, size_t bytes,
-                           uint8_t **base, gqmm_error *err)
+/* Points *base at `bytes` of the caller's workspace or of the context's scratch. */
+static gqmm_status workspace(gqmm_context *ctx, void *given, size_t given_bytes, size_t bytes,
+                             uint8_t **base, gqmm_error *err)
 {
     if (given) {
         if (given_bytes < bytes || (uintptr_t)given % GQMM_ALIGN != 0)
@@ -109,5 +110,24 @@ gqmm_status gqmm_workspace(gqmm_context *ctx, void *given, size_t given_bytes, s
         ctx->scratch_bytes = bytes;
     }
     *base = ctx->scratch;
+    return GQMM_OK;
+}
+
+gqmm_status gqmm_lay_out(gqmm_context *ctx, void (*take_all)(void *state, gqmm_layout *l),
+                         void *state, bool run, void *given, size_t given_bytes, size_t *bytes,
+                         gqmm_error *err)
+{
+    gqmm_layout layout = {0};
+    take_all(state, &layout);
+    if (layout.overflow)
+        return gqmm_fail(err, GQMM_E_SHAPE, 0, "the workspace would exceed 2^63 bytes");
+    *bytes = layout.used;
+    if (!run)
+        return GQMM_OK;
+    const gqmm_status st = workspace(ctx, given, given_bytes, *bytes, &layout.base, err);
+    if (st != GQMM_OK)
+        return st;
+    layout.used = 0;
+    take_all(state, &layout);
     return GQMM_OK;
 }

@@ -139,8 +139,9 @@ static int64_t route(state *s)
     return n_used / m;
 }
 
-static void take_all(state *s, gqmm_layout *l)
+static void take_all(void *arg, gqmm_layout *l)
 {
+    state *s = arg;
     const bool int8 = s->d.precision == GQMM_INT8;
     const int64_t most = gqmm_segments_most(s->n_rows, s->d.w->n_experts);
     s->per_pair = s->d.n_x > s->d.n_pairs;
@@ -267,24 +268,15 @@ static gqmm_status prepare_state(gqmm_context *ctx, const gqmm_gather *desc, gqm
                                  size_t *bytes, gqmm_error *err)
 {
     state sizing = {.d = *desc}, *s = job ? (state *)(void *)ctx->state : &sizing;
-    gqmm_layout layout = {0};
     gqmm_status st;
 
     *s = sizing;
     if ((st = check_shape(s, err)) != GQMM_OK || (job && (st = check_data(s, err)) != GQMM_OK))
         return st;
-    take_all(s, &layout);
-    if (layout.overflow)
-        return gqmm_fail(err, GQMM_E_SHAPE, 0, "the workspace would exceed 2^63 bytes");
-    *bytes = layout.used;
-    if (!job)
-        return GQMM_OK;
-    st = gqmm_workspace(ctx, s->d.workspace, s->d.workspace_bytes, *bytes, &layout.base, err);
-    if (st != GQMM_OK)
+    st = gqmm_lay_out(ctx, take_all, s, job != NULL, s->d.workspace, s->d.workspace_bytes, bytes,
+                      err);
+    if (st != GQMM_OK || !job)
         return st;
-
-    layout.used = 0;
-    take_all(s, &layout);
     gqmm_products *pr = &s->products;
     pr->w = s->d.w;
     pr->n = s->n;

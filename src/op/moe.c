@@ -181,8 +181,9 @@ static void take_ffn(gqmm_moe_state *s, gqmm_ffn *f, gqmm_layout *l, int64_t n_e
     f->out_rows = take(l, n, 1, sizeof *f->out_rows);
 }
 
-static void take_all(gqmm_moe_state *s, gqmm_layout *l)
+static void take_all(void *arg, gqmm_layout *l)
 {
+    gqmm_moe_state *s = arg;
     const gqmm_moe_desc *d = &s->d;
     const int64_t t = s->n_tokens;
     s->x = take(l, d->x_type == GQMM_F32 ? 0 : t, s->width, sizeof *s->x);
@@ -281,23 +282,15 @@ static gqmm_status prepare(gqmm_context *ctx, const void *desc, gqmm_job *job, s
 {
     gqmm_moe_state sizing = {.d = *(const gqmm_moe_desc *)desc};
     gqmm_moe_state *s = job ? (gqmm_moe_state *)(void *)ctx->state : &sizing;
-    gqmm_layout layout = {0};
     gqmm_status st;
 
     *s = sizing;
     if ((st = check_shape(s, err)) != GQMM_OK || (job && (st = check_data(s, err)) != GQMM_OK))
         return st;
-    take_all(s, &layout);
-    if (layout.overflow)
-        return gqmm_fail(err, GQMM_E_SHAPE, 0, "the workspace would exceed 2^63 bytes");
-    *bytes = layout.used;
-    if (!job)
-        return GQMM_OK;
-    st = gqmm_workspace(ctx, s->d.workspace, s->d.workspace_bytes, *bytes, &layout.base, err);
-    if (st != GQMM_OK)
+    st = gqmm_lay_out(ctx, take_all, s, job != NULL, s->d.workspace, s->d.workspace_bytes, bytes,
+                      err);
+    if (st != GQMM_OK || !job)
         return st;
-    layout.used = 0;
-    take_all(s, &layout);
     set_products(s);
     set_job(s, job);
     snprintf(ctx->explain, sizeof ctx->explain,

@@ -65,10 +65,12 @@ typedef struct gqmm_layout {
 /* n items of `size` bytes on a cache line of their own. */
 void *gqmm_take(gqmm_layout *l, int64_t n, size_t size);
 
-/* Points *base at `bytes` of workspace: the caller's if given (NOMEM if too small or not on 64
- * bytes), else the context's scratch, grown when needed. */
-gqmm_status gqmm_workspace(gqmm_context *ctx, void *given, size_t given_bytes, size_t bytes,
-                           uint8_t **base, gqmm_error *err);
+/* Sizes a call's workspace with take_all (*bytes), and when `run` is set lays it out in `given`
+ * (NOMEM if too small or not on 64 bytes) or, without one, in the context's scratch, grown when
+ * needed. */
+gqmm_status gqmm_lay_out(gqmm_context *ctx, void (*take_all)(void *state, gqmm_layout *l),
+                         void *state, bool run, void *given, size_t given_bytes, size_t *bytes,
+                         gqmm_error *err);
 
 /* ---- one operation: checks and lays out (no writes to outputs), then is a job of phases */
 
