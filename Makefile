@@ -6,8 +6,8 @@ DESTDIR ?=
 SECONDS ?= 60
 JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
 MODEL  ?= models/stories-q4_k_m.gguf
-PROMPT ?= Once upon a time, there was a clever girl called Mira who lived in a small house by the sea.
-TOKENS ?= 256
+PROMPT ?= Tell me a story about a girl called Mira and a lantern.
+TOKENS ?= 300
 CMAKE_ARGS ?=
 
 all: ## build build/gqmm, build/libgqmm.so, build/libgqmm.a and the model libraries

@@ -10,5 +10,6 @@ if [ ! -f "$model" ]; then
     echo "demo.sh: $model is not there; the demo tells its story with that model" >&2
     exit 1
 fi
+printf '> %s\n\n' "$prompt"
 exec "${BUILD:-build}/gqmm" run "$model" --chat -p "$prompt" -n "$tokens" --seed 7 \
     ${DEVICE:+--device "$DEVICE"}
