@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The command gqmm: finds the subcommand, parses its options and runs it. */
+#include "bench.h"
 #include "cli.h"
 #include "output.h"
+#include "synth.h"
 
 #include <gqmm.h>
 #include <stdio.h>
@@ -9,7 +11,8 @@
 #include <string.h>
 
 static const command *const commands[] = {
-    &run_command, &chat_command, &inspect_command, &quantize_command, &eval_command, &info_command,
+    &run_command,  &chat_command, &inspect_command, &quantize_command,
+    &eval_command, &info_command, &bench_command,   &synth_command,
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 # ------------------------------------------------------------------ help and usage
 
-for c in run chat inspect quantize eval info; do
+for c in run chat inspect quantize eval info bench synth; do
     shows "help $c" "usage: gqmm $c" "$gqmm" help "$c"
     cp "$tmp/out" "$tmp/help"
     missing=
@@ -207,7 +207,7 @@ expect "-n 0 has statistics" grep -q '^generated *0 tokens' "$tmp/err"
 run 0 "$gqmm" run "$tiny" -p "One day" -n -1 --ctx 20 --temp 0
 expect "a full context is said" grep -q 'the context of 20 tokens is full' "$tmp/err"
 for words in '^prompt ' '^generated ' '^memory .*peak' '^model .*weights in' \
-    '^kernels .*scalar (f32), int8 activations, [0-9]* thread'; do
+    '^kernels .*[a-z0-9]* (f32), int8 activations, [0-9]* thread'; do
     expect "statistics: $words" grep -q "$words" "$tmp/err"
 done
 
