@@ -286,7 +286,7 @@ refuses "eval: context of one" 2 "predicts nothing" "$gqmm" eval "$tiny" "$tmp/t
 
 if command -v python3 >/dev/null; then
     json "run --json" 'd["generated_tokens"] == 5 and d["prompt_tokens"] > 0 and d["kernels"]' \
-        "$gqmm" run "$tiny" -p "One day" -n 5 --json
+        "$gqmm" run "$tiny" -p "One day" -n 5 --temp 0 --json
     json "run --json -n 0" 'd["text"] == "" and d["generated_tokens_per_second"] is None' \
         "$gqmm" run "$tiny" -p "One day" -n 0 --json
     text_of "$tiny" -p "One day" -n 40 --temp 0 >"$tmp/t1"
