@@ -5,7 +5,12 @@
 
 #include <string.h>
 
-static const char *const names[GQMM_ISA_COUNT] = {"scalar"};
+#if defined(__x86_64__)
+#    include <cpuid.h>
+#    include <pthread.h>
+#endif
+
+static const char *const names[GQMM_ISA_COUNT] = {"scalar", "avx2", "avx512vnni"};
 
 const char *gqmm_isa_name(int32_t isa)
 {
@@ -20,9 +25,98 @@ int32_t gqmm_isa_by_name(const char *name)
     return -1;
 }
 
+#if defined(__x86_64__)
+/* What the system keeps when it switches threads: the compiler's runtime asks XGETBV for it, once,
+ * before main, and counts these features only then. */
+static bool keeps_256_bits(void)
+{
+    return __builtin_cpu_supports("avx2");
+}
+
+static bool keeps_512_bits(void)
+{
+    return __builtin_cpu_supports("avx512f");
+}
+
+/* The other features as bits of CPUID, as compilers differ in the names that they know. */
+typedef struct feature {
+    const char *word;
+    unsigned leaf, subleaf;
+    enum { EAX, EBX, ECX, EDX } reg;
+    int bit;
+    bool (*kept)(void);
+} feature;
+
+static const feature features[] = {
+    {"avx2", 7, 0, EBX, 5, keeps_256_bits},       {"fma", 1, 0, ECX, 12, keeps_256_bits},
+    {"f16c", 1, 0, ECX, 29, keeps_256_bits},      {"avxvnni", 7, 1, EAX, 4, keeps_256_bits},
+    {"gfni", 7, 0, ECX, 8, keeps_256_bits},       {"avx512f", 7, 0, EBX, 16, keeps_512_bits},
+    {"avx512dq", 7, 0, EBX, 17, keeps_512_bits},  {"avx512bw", 7, 0, EBX, 30, keeps_512_bits},
+    {"avx512vl", 7, 0, EBX, 31, keeps_512_bits},  {"avx512vnni", 7, 0, ECX, 11, keeps_512_bits},
+    {"avx512vbmi", 7, 0, ECX, 1, keeps_512_bits}, {"avx512bf16", 7, 1, EAX, 5, keeps_512_bits}};
+enum { N_FEATURES = sizeof features / sizeof *features };
+
+static bool has(const feature *f)
+{
+    unsigned r[4];
+    return f->kept() &&
+           __get_cpuid_count(f->leaf, f->subleaf, &r[EAX], &r[EBX], &r[ECX], &r[EDX]) &&
+           r[f->reg] >> f->bit & 1;
+}
+
+/* Bit i stands for features[i]. Built once, because CPUID leaves a virtual machine for its host,
+ * which takes tens of microseconds. */
+static unsigned found;
+static char text[N_FEATURES * 12 + 8] = "sse2";
+
+static void look(void)
+{
+    char *end = text + strlen(text);
+    for (int i = 0; i < N_FEATURES; i++)
+        if (has(&features[i])) {
+            found |= 1u << i;
+            *end++ = ' ';
+            end = stpcpy(end, features[i].word);
+        }
+}
+
+static void look_once(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, look);
+}
+
+/* All of the words, which are separated by spaces. */
+static bool has_all(const char *words)
+{
+    look_once();
+    for (const char *end; *words; words = end + (*end == ' ')) {
+        bool here = false;
+        end = words + strcspn(words, " ");
+        for (int i = 0; i < N_FEATURES; i++)
+            here = here || ((found >> i & 1) && strlen(features[i].word) == (size_t)(end - words) &&
+                            strncmp(features[i].word, words, (size_t)(end - words)) == 0);
+        if (!here)
+            return false;
+    }
+    return true;
+}
+#endif
+
 bool gqmm_isa_runs(int32_t isa)
 {
-    return isa == GQMM_ISA_SCALAR;
+    switch (isa) {
+    case GQMM_ISA_SCALAR:
+        return true;
+#if defined(__x86_64__)
+    case GQMM_ISA_AVX2:
+        return has_all("avx2 fma f16c");
+    case GQMM_ISA_AVX512VNNI:
+        return has_all("avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512vnni");
+#endif
+    default:
+        return false;
+    }
 }
 
 int32_t gqmm_isa_best(void)
@@ -44,20 +138,11 @@ int32_t gqmm_isa_available(const char *isa)
     return i >= 0 && gqmm_isa_runs(i);
 }
 
-#if defined(__x86_64__) && defined(__GNUC__)
-/* Masks of subsets index the table of texts, so that the answer is static storage. */
+#if defined(__x86_64__)
 const char *gqmm_cpu_features(void)
 {
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi"))
-        return "sse4.2 avx2 fma f16c avx512f avx512bw avx512vl avx512vnni avx512vbmi";
-    if (__builtin_cpu_supports("avx512vnni"))
-        return "sse4.2 avx2 fma f16c avx512f avx512bw avx512vl avx512vnni";
-    if (__builtin_cpu_supports("avx512bw"))
-        return "sse4.2 avx2 fma f16c avx512f avx512bw avx512vl";
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return "sse4.2 avx2 fma f16c";
-    return __builtin_cpu_supports("sse4.2") ? "sse4.2" : "sse2";
+    look_once();
+    return text;
 }
 #elif defined(__aarch64__)
 const char *gqmm_cpu_features(void)

@@ -12,7 +12,7 @@
 #include "kernel/act.h"
 
 /* ISA rooms from worst to best; "none" never runs. */
-enum { GQMM_ISA_SCALAR, GQMM_ISA_COUNT };
+enum { GQMM_ISA_SCALAR, GQMM_ISA_AVX2, GQMM_ISA_AVX512VNNI, GQMM_ISA_COUNT };
 
 /* One expert. */
 typedef struct gqmm_matrix {
