@@ -28,27 +28,32 @@ GQMM_HD static inline int64_t gqmm_act_blocks(int64_t k)
 
 /* scale = amax / 127, q = x / scale to the nearest, ties to even. A block with a NaN or an infinity
  * gets scale NaN, so the product says NaN; one with amax / 127 below the smallest normal is zero.
- */
+ * Written for vectorisers: magnitudes compare as integers, and adding 1.5 * 2^23 rounds. */
 GQMM_HD static inline void gqmm_act_quantize_block(gqmm_act *a, const float *x, int n)
 {
-    float amax = 0.0f;
-    bool finite = true;
+    const float magic = 12582912.0f;
+    int32_t most = 0;
     for (int i = 0; i < n; i++) {
-        const float m = fabsf(x[i]);
-        finite = finite && m <= FLT_MAX;
-        amax = m > amax ? m : amax;
+        const int32_t magnitude = (int32_t)(gqmm_f32_to_bits(x[i]) & 0x7fffffffu);
+        most = magnitude > most ? magnitude : most;
     }
     memset(a, 0, sizeof *a);
-    const float scale = amax / 127.0f;
-    if (!finite)
+    const float amax = gqmm_bits_to_f32((uint32_t)most), scale = amax / 127.0f;
+    if (most >= 0x7f800000)
         a->scale = gqmm_bits_to_f32(0x7fc00000u);
-    if (!finite || scale < FLT_MIN)
+    if (most >= 0x7f800000 || scale < FLT_MIN)
         return;
     const float inverse = 127.0f / amax;
+    int32_t q[GQMM_ACT_ELEMS] = {0}, sum[2] = {0, 0};
     a->scale = scale;
-    for (int i = 0; i < n; i++) {
-        a->q[i] = (int8_t)rintf(x[i] * inverse); /* |x * inverse| < 127.5 */
-        a->sum[i / 16] = (int16_t)(a->sum[i / 16] + a->q[i]);
+    for (int i = 0; i < n; i++) /* |x * inverse| < 127.5 */
+        q[i] = (int32_t)(x[i] * inverse + magic - magic);
+    for (int i = 0; i < GQMM_ACT_ELEMS; i++)
+        a->q[i] = (int8_t)q[i];
+    for (int h = 0; h < 2; h++) {
+        for (int i = 0; i < 16; i++)
+            sum[h] += q[16 * h + i];
+        a->sum[h] = (int16_t)sum[h];
     }
 }
 

@@ -37,6 +37,9 @@ typedef struct gqmm_product {
     float *const *y;
     const float *const *x;    /* exact: m rows of k numbers */
     const gqmm_act *const *a; /* int8: m rows of gqmm_act_blocks(k) blocks */
+    /* Where the stored rows that this worker needs next start in each plane: a hint for
+     * prefetching, NULL where nothing is known. */
+    const uint8_t *next[3];
 } gqmm_product;
 
 typedef struct gqmm_kernel_fns {

@@ -93,8 +93,12 @@ static inline void tile_at(tile *t, const gqmm_product *p, int64_t n, int64_t vi
         for (int r = 0; r < ROWS; r++)
             t->row[i][r] = w->plane[i] + (n + (r < rows ? r : rows - 1)) * w->stride[i];
     t->next.lines = dense ? (int)((ROWS * w->stride[0] + slots - 1) / slots) : 0;
-    for (int i = 0; i < w->format->pub.n_planes; i++)
+    for (int i = 0; i < w->format->pub.n_planes; i++) {
+        const uint8_t *after = w->plane[i] + (p->n1 - 1) * w->stride[i]; /* of the product's end */
         t->scales[i] = (uintptr_t)w->plane[i] + (uintptr_t)((n + rows) * w->stride[i]);
+        if (n + rows == p->n1)
+            t->scales[i] = (uintptr_t)(p->next[i] ? p->next[i] : after);
+    }
     t->next.at = t->scales[0];
 }
 

@@ -82,11 +82,12 @@ static void convert(void *arg, int64_t task)
         convert_row(s, row);
 }
 
-static void multiply(void *arg, int64_t task)
+static void multiply(void *arg, int64_t task, int64_t upcoming)
 {
     const state *s = arg;
     const gqmm_piece piece = gqmm_products_piece(&s->products, task);
-    gqmm_products_run(&s->products, &piece);
+    const gqmm_piece next = gqmm_products_piece(&s->products, upcoming < 0 ? task : upcoming);
+    gqmm_products_run(&s->products, &piece, &s->products, upcoming < 0 ? NULL : &next);
 }
 
 static void finish(void *arg, int64_t task)
@@ -289,7 +290,7 @@ static gqmm_status prepare_state(gqmm_context *ctx, const gqmm_gather *desc, gqm
 
     gqmm_job_init(job, s);
     gqmm_job_add(job, convert, gqmm_ceil_div(s->n_slots * s->d.m, GQMM_ROWS_PER_TASK));
-    gqmm_job_add(job, multiply, gqmm_products_tasks(pr));
+    gqmm_job_add_ahead(job, multiply, gqmm_products_tasks(pr));
     gqmm_job_add(job, finish,
                  s->yf || untouched_rows ? gqmm_ceil_div(s->n_rows, GQMM_ROWS_PER_TASK) : 0);
     snprintf(ctx->explain, sizeof ctx->explain,

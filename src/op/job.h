@@ -12,7 +12,10 @@
 enum { GQMM_MAX_PHASES = 12 };
 
 typedef struct gqmm_phase {
-    void (*run)(void *state, int64_t task);
+    void (*run)(void *state, int64_t task); /* one of the two */
+    /* Claims a task ahead: `upcoming` is what this worker does next (-1: nothing), so that its
+     * memory can be fetched meanwhile. */
+    void (*run_ahead)(void *state, int64_t task, int64_t upcoming);
     /* Set before the job starts, or by a task of an earlier phase. */
     int64_t n_tasks;
     atomic_llong next, done;
@@ -27,6 +30,8 @@ typedef struct gqmm_job {
 void gqmm_job_init(gqmm_job *job, void *state);
 /* Appends a phase and returns its number. */
 int32_t gqmm_job_add(gqmm_job *job, void (*run)(void *state, int64_t task), int64_t n_tasks);
+int32_t gqmm_job_add_ahead(gqmm_job *job, void (*run)(void *state, int64_t task, int64_t upcoming),
+                           int64_t n_tasks);
 
 /* Works until every task of the job is claimed, then waits until the last is done. Any number of
  * threads may call it at once. */

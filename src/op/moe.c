@@ -270,9 +270,9 @@ static void set_job(gqmm_moe_state *s, gqmm_job *job)
     gqmm_job_add(job, gqmm_moe_logits, logits);
     gqmm_job_add(job, gqmm_moe_choose, s->d.router ? per_token : 0);
     gqmm_job_add(job, gqmm_moe_sort, s->n_tokens > 0);
-    gqmm_job_add(job, gqmm_moe_gate_up, 0); /* these three are counted by the sort */
+    gqmm_job_add_ahead(job, gqmm_moe_gate_up, 0); /* these three are counted by the sort */
     gqmm_job_add(job, gqmm_moe_requantize, 0);
-    gqmm_job_add(job, gqmm_moe_down, 0);
+    gqmm_job_add_ahead(job, gqmm_moe_down, 0);
     gqmm_job_add(job, gqmm_moe_combine, per_token);
     s->job = job;
 }

@@ -60,9 +60,9 @@ void gqmm_moe_convert(void *state, int64_t task);
 void gqmm_moe_logits(void *state, int64_t task);
 void gqmm_moe_choose(void *state, int64_t task);
 void gqmm_moe_sort(void *state, int64_t task);
-void gqmm_moe_gate_up(void *state, int64_t task);
+void gqmm_moe_gate_up(void *state, int64_t task, int64_t upcoming);
 void gqmm_moe_requantize(void *state, int64_t task);
-void gqmm_moe_down(void *state, int64_t task);
+void gqmm_moe_down(void *state, int64_t task, int64_t upcoming);
 void gqmm_moe_combine(void *state, int64_t task);
 
 #endif

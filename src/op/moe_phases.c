@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The phases of gqmm_moe, each a set of independent tasks. */
 #include "op/moe.h"
+#include "op/silu.h"
 
 #include <math.h>
 
@@ -31,7 +32,7 @@ void gqmm_moe_logits(void *arg, int64_t task)
     const int64_t n_router = s->d.router ? gqmm_products_tasks(&s->router_p) : 0;
     const gqmm_products *p = task < n_router ? &s->router_p : &s->shared_scale_p;
     const gqmm_piece piece = gqmm_products_piece(p, task < n_router ? task : task - n_router);
-    gqmm_products_run(p, &piece);
+    gqmm_products_run(p, &piece, NULL, NULL);
 }
 
 void gqmm_moe_choose(void *arg, int64_t task)
@@ -103,26 +104,42 @@ void gqmm_moe_sort(void *arg, int64_t task)
         gqmm_products_tasks(&s->routed.down_p) + gqmm_products_tasks(&s->shared.down_p);
 }
 
-static float silu(float x)
-{
-    return x / (1.0f + expf(-x));
-}
+/* A task of the products that the routed experts and the shared one take turns in. */
+typedef struct {
+    const gqmm_ffn *f;
+    const gqmm_products *p; /* gate or down of f */
+    gqmm_piece piece;
+} ffn_task;
 
-void gqmm_moe_gate_up(void *arg, int64_t task)
+static ffn_task gate_task(const gqmm_moe_state *s, int64_t task)
 {
-    const gqmm_moe_state *s = arg;
     const int64_t n_routed = gqmm_products_tasks(&s->routed.gate_p);
     const gqmm_ffn *f = task < n_routed ? &s->routed : &s->shared;
-    const gqmm_piece piece =
-        gqmm_products_piece(&f->gate_p, task < n_routed ? task : task - n_routed);
+    return (ffn_task){f, &f->gate_p,
+                      gqmm_products_piece(&f->gate_p, task < n_routed ? task : task - n_routed)};
+}
 
-    gqmm_products_run(&f->gate_p, &piece);
-    gqmm_products_run(&f->up_p, &piece);
-    for (int64_t i = 0; i < piece.segment.count; i++) {
-        float *h = f->gate_rows[piece.segment.first + i];
-        const float *up = f->up_rows[piece.segment.first + i];
-        for (int64_t n = piece.n0; n < piece.n1; n++)
-            h[n] = silu(h[n]) * up[n];
+static ffn_task down_task(const gqmm_moe_state *s, int64_t task)
+{
+    const int64_t n_routed = gqmm_products_tasks(&s->routed.down_p);
+    const gqmm_ffn *f = task < n_routed ? &s->routed : &s->shared;
+    return (ffn_task){f, &f->down_p,
+                      gqmm_products_piece(&f->down_p, task < n_routed ? task : task - n_routed)};
+}
+
+void gqmm_moe_gate_up(void *arg, int64_t task, int64_t upcoming)
+{
+    const gqmm_moe_state *s = arg;
+    const ffn_task t = gate_task(s, task), next = gate_task(s, upcoming < 0 ? task : upcoming);
+    const gqmm_ffn *f = t.f;
+
+    gqmm_products_run(&f->gate_p, &t.piece, &f->up_p, &t.piece);
+    gqmm_products_run(&f->up_p, &t.piece, next.p, upcoming < 0 ? NULL : &next.piece);
+    for (int64_t i = 0; i < t.piece.segment.count; i++) {
+        float *h = f->gate_rows[t.piece.segment.first + i];
+        const float *up = f->up_rows[t.piece.segment.first + i];
+        for (int64_t n = t.piece.n0; n < t.piece.n1; n++)
+            h[n] = gqmm_silu(h[n]) * up[n];
     }
 }
 
@@ -137,14 +154,11 @@ void gqmm_moe_requantize(void *arg, int64_t task)
     }
 }
 
-void gqmm_moe_down(void *arg, int64_t task)
+void gqmm_moe_down(void *arg, int64_t task, int64_t upcoming)
 {
     const gqmm_moe_state *s = arg;
-    const int64_t n_routed = gqmm_products_tasks(&s->routed.down_p);
-    const gqmm_ffn *f = task < n_routed ? &s->routed : &s->shared;
-    const gqmm_piece piece =
-        gqmm_products_piece(&f->down_p, task < n_routed ? task : task - n_routed);
-    gqmm_products_run(&f->down_p, &piece);
+    const ffn_task t = down_task(s, task), next = down_task(s, upcoming < 0 ? task : upcoming);
+    gqmm_products_run(t.p, &t.piece, next.p, upcoming < 0 ? NULL : &next.piece);
 }
 
 /* y[t] from column c on: slots in order, the shared expert last. */

@@ -19,21 +19,33 @@ gqmm_piece gqmm_products_piece(const gqmm_products *p, int64_t task)
     return (gqmm_piece){p->segments[task / n_chunks], n0, n1};
 }
 
-void gqmm_products_run(const gqmm_products *p, const gqmm_piece *piece)
+/* The expert of a piece, from its products' first row on. */
+static gqmm_matrix matrix_of(const gqmm_products *p, const gqmm_piece *piece)
 {
     gqmm_matrix w = gqmm_expert(p->w, piece->segment.expert);
     for (int i = 0; i < w.format->pub.n_planes; i++)
         w.plane[i] += p->row0 * w.stride[i];
+    return w;
+}
 
+void gqmm_products_run(const gqmm_products *p, const gqmm_piece *piece, const gqmm_products *next_p,
+                       const gqmm_piece *next)
+{
+    const gqmm_matrix w = matrix_of(p, piece);
     const int64_t first = piece->segment.first;
-    const gqmm_product product = {.w = &w,
-                                  .k = p->k,
-                                  .n0 = piece->n0,
-                                  .n1 = piece->n1,
-                                  .m = piece->segment.count,
-                                  .y = p->y + first,
-                                  .x = p->x ? p->x + first : NULL,
-                                  .a = p->a ? p->a + first : NULL};
+    gqmm_product product = {.w = &w,
+                            .k = p->k,
+                            .n0 = piece->n0,
+                            .n1 = piece->n1,
+                            .m = piece->segment.count,
+                            .y = p->y + first,
+                            .x = p->x ? p->x + first : NULL,
+                            .a = p->a ? p->a + first : NULL};
+    if (next && p->transpose) {
+        const gqmm_matrix after = matrix_of(next_p, next);
+        for (int i = 0; i < after.format->pub.n_planes; i++)
+            product.next[i] = after.plane[i] + next->n0 * after.stride[i];
+    }
     const gqmm_kernel_fns *fns = p->w->kernel->fns;
     if (!p->transpose)
         fns->qmm_n(&product);

@@ -38,7 +38,9 @@ typedef struct gqmm_piece {
     int64_t n0, n1;
 } gqmm_piece;
 gqmm_piece gqmm_products_piece(const gqmm_products *p, int64_t task);
-void gqmm_products_run(const gqmm_products *p, const gqmm_piece *piece);
+/* `next` (may be NULL) is the piece of next_p that this worker computes after this one. */
+void gqmm_products_run(const gqmm_products *p, const gqmm_piece *piece, const gqmm_products *next_p,
+                       const gqmm_piece *next);
 
 /* Most segments that `rows` rows of at most `experts` experts make. */
 int64_t gqmm_segments_most(int64_t rows, int64_t experts);
