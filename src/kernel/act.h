@@ -50,17 +50,20 @@ GQMM_HD static inline void gqmm_act_quantize_block(gqmm_act *a, const float *x, 
         q[i] = (int32_t)(x[i] * inverse + magic - magic);
     for (int i = 0; i < GQMM_ACT_ELEMS; i++)
         a->q[i] = (int8_t)q[i];
-    for (int h = 0; h < 2; h++) {
+    for (int half = 0; half < 2; half++) {
         for (int i = 0; i < 16; i++)
-            sum[h] += q[16 * h + i];
-        a->sum[h] = (int16_t)sum[h];
+            sum[half] += q[16 * half + i];
+        a->sum[half] = (int16_t)sum[half];
     }
 }
 
 GQMM_HD static inline void gqmm_act_quantize(gqmm_act *a, const float *x, int64_t k)
 {
-    for (int64_t i = 0; i < k; i += GQMM_ACT_ELEMS)
-        gqmm_act_quantize_block(a++, x + i, (int)(k - i < GQMM_ACT_ELEMS ? k - i : GQMM_ACT_ELEMS));
+    const int64_t whole = k / GQMM_ACT_ELEMS; /* a constant count is what vectorisers want */
+    for (int64_t i = 0; i < whole; i++)
+        gqmm_act_quantize_block(a + i, x + i * GQMM_ACT_ELEMS, GQMM_ACT_ELEMS);
+    if (k % GQMM_ACT_ELEMS)
+        gqmm_act_quantize_block(a + whole, x + whole * GQMM_ACT_ELEMS, (int)(k % GQMM_ACT_ELEMS));
 }
 
 #endif
