@@ -225,19 +225,30 @@ static inline int final_code(const shape *s, const search_block *b, const pair *
     return (int)round_code(v, (float)s->max_code);
 }
 
+/* The fit of a whole block: integers to p, d and dmin to the block's fields; false if x is below
+ * what f16 scales can tell from zero, whose block is zero bytes. */
+static inline bool fit_fields(fit *f, pair *p, search_block *b, uint8_t d[2], uint8_t dmin[2],
+                              const shape *s, const float *x, const float *importance)
+{
+    uint16_t half[2] = {0, 0};
+    if (!search_prepare(b, x, importance, 256))
+        return false;
+    *f = fit_block(half, p, s, b);
+    gqmm_store16(d, half[0]);
+    gqmm_store16(dmin, half[1]);
+    return true;
+}
+
 void gqmm_q2_k_search(uint8_t *block, const float *x, const float *importance)
 {
     gqmm_q2_k *out = (gqmm_q2_k *)block;
     search_block b;
     pair p[GQMM_MAX_GROUPS];
-    uint16_t half[2] = {0, 0};
+    fit f;
 
     memset(out, 0, sizeof(*out));
-    if (!search_prepare(&b, x, importance, 256))
+    if (!fit_fields(&f, p, &b, out->d, out->dmin, &q2_k_shape, x, importance))
         return;
-    const fit f = fit_block(half, p, &q2_k_shape, &b);
-    gqmm_store16(out->d, half[0]);
-    gqmm_store16(out->dmin, half[1]);
     for (int g = 0; g < 16; g++)
         out->scales[g] = (uint8_t)(p[g].sc | p[g].mn << 4);
     for (int i = 0; i < 256; i++) {
@@ -262,14 +273,11 @@ void gqmm_q4_k_search(uint8_t *block, const float *x, const float *importance)
     gqmm_q4_k *out = (gqmm_q4_k *)block;
     search_block b;
     pair p[GQMM_MAX_GROUPS];
-    uint16_t half[2] = {0, 0};
+    fit f;
 
     memset(out, 0, sizeof(*out));
-    if (!search_prepare(&b, x, importance, 256))
+    if (!fit_fields(&f, p, &b, out->d, out->dmin, &q4_k_shape, x, importance))
         return;
-    const fit f = fit_block(half, p, &q4_k_shape, &b);
-    gqmm_store16(out->d, half[0]);
-    gqmm_store16(out->dmin, half[1]);
     pack_k_scales(out->scales, p);
     for (int i = 0; i < 256; i++) {
         const int q = final_code(&q4_k_shape, &b, p, f, i);
@@ -282,14 +290,11 @@ void gqmm_q5_k_search(uint8_t *block, const float *x, const float *importance)
     gqmm_q5_k *out = (gqmm_q5_k *)block;
     search_block b;
     pair p[GQMM_MAX_GROUPS];
-    uint16_t half[2] = {0, 0};
+    fit f;
 
     memset(out, 0, sizeof(*out));
-    if (!search_prepare(&b, x, importance, 256))
+    if (!fit_fields(&f, p, &b, out->d, out->dmin, &q5_k_shape, x, importance))
         return;
-    const fit f = fit_block(half, p, &q5_k_shape, &b);
-    gqmm_store16(out->d, half[0]);
-    gqmm_store16(out->dmin, half[1]);
     pack_k_scales(out->scales, p);
     for (int i = 0; i < 256; i++) {
         const int q = final_code(&q5_k_shape, &b, p, f, i);

@@ -11,7 +11,7 @@
 #include "format/format.h"
 #include "kernel/act.h"
 
-/* ISA rooms from worst to best; "none" never runs. */
+/* ISA rooms from worst to best. */
 enum { GQMM_ISA_SCALAR, GQMM_ISA_AVX2, GQMM_ISA_AVX512VNNI, GQMM_ISA_COUNT };
 
 /* One expert. */

@@ -118,10 +118,7 @@ static int64_t route(state *s)
     for (int64_t p = 0; p < s->d.n_pairs; p++)
         if (!skipped(s, p))
             at[rhs_at(s, p) + 1] += m;
-    for (int64_t e = 0; e < n_experts; e++) {
-        pr->n_segments = gqmm_segments_add(s->segments, pr->n_segments, e, at[e], at[e + 1]);
-        at[e + 1] += at[e];
-    }
+    pr->n_segments = gqmm_segments_sort(s->segments, at, n_experts);
     const int64_t n_used = at[n_experts];
     for (int64_t p = 0; p < s->d.n_pairs; p++) {
         if (skipped(s, p))

@@ -219,9 +219,7 @@ static void set_ffn(const gqmm_moe_state *s, gqmm_ffn *f)
     f->gate_p.y = f->gate_rows;
     f->up_p.w = f->up_w;
     f->up_p.y = f->up_rows;
-    f->up_p.row0 = s->d.up || f == &s->shared ? 0 : f->width;
-    if (f == &s->shared && !s->d.shared_up)
-        f->up_p.row0 = f->width;
+    f->up_p.row0 = f->gate_w && f->gate_w->n_rows > f->width ? f->width : 0; /* fused */
     f->down_p.w = f->down_w;
     f->down_p.n = s->width;
     f->down_p.k = f->width;
@@ -246,15 +244,14 @@ static void set_products(gqmm_moe_state *s)
                                 .transpose = 1,
                                 .k = s->width,
                                 .segments = s->token_segments,
-                                .n_segments =
-                                    gqmm_segments_add(s->token_segments, 0, 0, 0, s->n_tokens),
+                                .n_segments = gqmm_segments_cut(s->token_segments, s->n_tokens),
                                 .x = s->x_rows};
     s->router_p = s->shared_scale_p = base;
     s->router_p.w = s->d.router;
-    s->router_p.n = s->n_experts;
+    s->router_p.n = s->d.router ? s->n_experts : 0; /* no outputs, no tasks */
     s->router_p.y = s->logit_rows;
     s->shared_scale_p.w = s->d.shared_scale;
-    s->shared_scale_p.n = 1;
+    s->shared_scale_p.n = s->d.shared_scale ? 1 : 0;
     s->shared_scale_p.y = s->shared_rows;
     set_ffn(s, &s->routed);
     set_ffn(s, &s->shared);
@@ -263,8 +260,8 @@ static void set_products(gqmm_moe_state *s)
 static void set_job(gqmm_moe_state *s, gqmm_job *job)
 {
     const int64_t per_token = gqmm_ceil_div(s->n_tokens, GQMM_ROWS_PER_TASK);
-    const int64_t logits = (s->d.router ? gqmm_products_tasks(&s->router_p) : 0) +
-                           (s->d.shared_scale ? gqmm_products_tasks(&s->shared_scale_p) : 0);
+    const int64_t logits =
+        gqmm_products_tasks(&s->router_p) + gqmm_products_tasks(&s->shared_scale_p);
     gqmm_job_init(job, s);
     gqmm_job_add(job, gqmm_moe_convert, s->x || s->act ? per_token : 0);
     gqmm_job_add(job, gqmm_moe_logits, logits);

@@ -26,13 +26,25 @@ void gqmm_moe_convert(void *arg, int64_t task)
     }
 }
 
+/* A task of two products whose tasks are numbered one after the other. */
+typedef struct {
+    const gqmm_products *p;
+    gqmm_piece piece;
+} turn;
+
+static turn turn_of(const gqmm_products *first, const gqmm_products *second, int64_t task)
+{
+    const int64_t n_first = gqmm_products_tasks(first);
+    if (task < n_first)
+        return (turn){first, gqmm_products_piece(first, task)};
+    return (turn){second, gqmm_products_piece(second, task - n_first)};
+}
+
 void gqmm_moe_logits(void *arg, int64_t task)
 {
     const gqmm_moe_state *s = arg;
-    const int64_t n_router = s->d.router ? gqmm_products_tasks(&s->router_p) : 0;
-    const gqmm_products *p = task < n_router ? &s->router_p : &s->shared_scale_p;
-    const gqmm_piece piece = gqmm_products_piece(p, task < n_router ? task : task - n_router);
-    gqmm_products_run(p, &piece, NULL, NULL);
+    const turn t = turn_of(&s->router_p, &s->shared_scale_p, task);
+    gqmm_products_run(t.p, &t.piece, NULL, NULL);
 }
 
 void gqmm_moe_choose(void *arg, int64_t task)
@@ -69,15 +81,12 @@ static void set_segments(gqmm_ffn *f, int64_t n)
 static void sort_routed(gqmm_moe_state *s)
 {
     gqmm_ffn *f = &s->routed;
-    int64_t *at = s->bounds, n = 0;
+    int64_t *at = s->bounds;
     memset(at, 0, (size_t)(s->n_experts + 1) * sizeof *at);
     for (int64_t p = 0; p < s->n_pairs; p++)
         if (s->ids[p] >= 0)
             at[s->ids[p] + 1]++;
-    for (int64_t e = 0; e < s->n_experts; e++) {
-        n = gqmm_segments_add(f->segments, n, e, at[e], at[e + 1]);
-        at[e + 1] += at[e];
-    }
+    const int64_t n = gqmm_segments_sort(f->segments, at, s->n_experts);
     f->rows = at[s->n_experts];
     for (int64_t p = 0; p < s->n_pairs; p++)
         if (s->ids[p] >= 0)
@@ -93,7 +102,7 @@ void gqmm_moe_sort(void *arg, int64_t task)
     if (s->shared.gate_w) {
         for (int64_t t = 0; t < s->n_tokens; t++)
             link_row(s, &s->shared, t, t, t);
-        set_segments(&s->shared, gqmm_segments_add(s->shared.segments, 0, 0, 0, s->n_tokens));
+        set_segments(&s->shared, gqmm_segments_cut(s->shared.segments, s->n_tokens));
     }
     gqmm_phase *phase = s->job->phase;
     const int64_t rows = s->routed.rows + s->shared.rows;
@@ -104,34 +113,13 @@ void gqmm_moe_sort(void *arg, int64_t task)
         gqmm_products_tasks(&s->routed.down_p) + gqmm_products_tasks(&s->shared.down_p);
 }
 
-/* A task of the products that the routed experts and the shared one take turns in. */
-typedef struct {
-    const gqmm_ffn *f;
-    const gqmm_products *p; /* gate or down of f */
-    gqmm_piece piece;
-} ffn_task;
-
-static ffn_task gate_task(const gqmm_moe_state *s, int64_t task)
-{
-    const int64_t n_routed = gqmm_products_tasks(&s->routed.gate_p);
-    const gqmm_ffn *f = task < n_routed ? &s->routed : &s->shared;
-    return (ffn_task){f, &f->gate_p,
-                      gqmm_products_piece(&f->gate_p, task < n_routed ? task : task - n_routed)};
-}
-
-static ffn_task down_task(const gqmm_moe_state *s, int64_t task)
-{
-    const int64_t n_routed = gqmm_products_tasks(&s->routed.down_p);
-    const gqmm_ffn *f = task < n_routed ? &s->routed : &s->shared;
-    return (ffn_task){f, &f->down_p,
-                      gqmm_products_piece(&f->down_p, task < n_routed ? task : task - n_routed)};
-}
-
 void gqmm_moe_gate_up(void *arg, int64_t task, int64_t upcoming)
 {
     const gqmm_moe_state *s = arg;
-    const ffn_task t = gate_task(s, task), next = gate_task(s, upcoming < 0 ? task : upcoming);
-    const gqmm_ffn *f = t.f;
+    const gqmm_products *routed = &s->routed.gate_p, *shared = &s->shared.gate_p;
+    const turn t = turn_of(routed, shared, task);
+    const turn next = turn_of(routed, shared, upcoming < 0 ? task : upcoming);
+    const gqmm_ffn *f = t.p == routed ? &s->routed : &s->shared;
 
     gqmm_products_run(&f->gate_p, &t.piece, &f->up_p, &t.piece);
     gqmm_products_run(&f->up_p, &t.piece, next.p, upcoming < 0 ? NULL : &next.piece);
@@ -157,7 +145,9 @@ void gqmm_moe_requantize(void *arg, int64_t task)
 void gqmm_moe_down(void *arg, int64_t task, int64_t upcoming)
 {
     const gqmm_moe_state *s = arg;
-    const ffn_task t = down_task(s, task), next = down_task(s, upcoming < 0 ? task : upcoming);
+    const gqmm_products *routed = &s->routed.down_p, *shared = &s->shared.down_p;
+    const turn t = turn_of(routed, shared, task);
+    const turn next = turn_of(routed, shared, upcoming < 0 ? task : upcoming);
     gqmm_products_run(t.p, &t.piece, next.p, upcoming < 0 ? NULL : &next.piece);
 }
 

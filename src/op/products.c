@@ -60,12 +60,28 @@ int64_t gqmm_segments_most(int64_t rows, int64_t experts)
     return rows / GQMM_SEGMENT + (rows < experts ? rows : experts);
 }
 
-int64_t gqmm_segments_add(gqmm_segment *segments, int64_t n, int64_t expert, int64_t first,
-                          int64_t count)
+/* Appends the segments of `count` rows of one expert; returns the new number of segments. */
+static int64_t append(gqmm_segment *segments, int64_t n, int64_t expert, int64_t first,
+                      int64_t count)
 {
     for (int64_t i = 0; i < count; i += GQMM_SEGMENT) {
         const int64_t len = count - i < GQMM_SEGMENT ? count - i : GQMM_SEGMENT;
         segments[n++] = (gqmm_segment){expert, first + i, len};
+    }
+    return n;
+}
+
+int64_t gqmm_segments_cut(gqmm_segment *segments, int64_t count)
+{
+    return append(segments, 0, 0, 0, count);
+}
+
+int64_t gqmm_segments_sort(gqmm_segment *segments, int64_t *at, int64_t n_experts)
+{
+    int64_t n = 0;
+    for (int64_t e = 0; e < n_experts; e++) {
+        n = append(segments, n, e, at[e], at[e + 1]);
+        at[e + 1] += at[e];
     }
     return n;
 }

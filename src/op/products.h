@@ -44,9 +44,11 @@ void gqmm_products_run(const gqmm_products *p, const gqmm_piece *piece, const gq
 
 /* Most segments that `rows` rows of at most `experts` experts make. */
 int64_t gqmm_segments_most(int64_t rows, int64_t experts);
-/* Appends the segments of `count` rows of one expert; returns the new number of segments. */
-int64_t gqmm_segments_add(gqmm_segment *segments, int64_t n, int64_t expert, int64_t first,
-                          int64_t count);
+/* Cuts `count` rows of expert 0 into segments; returns how many. */
+int64_t gqmm_segments_cut(gqmm_segment *segments, int64_t count);
+/* The middle of a counting sort: at[e + 1] holds the rows of expert e, at[0] is 0. Makes at[e] the
+ * place of expert e's first row, at[n_experts] the number of rows; returns how many segments. */
+int64_t gqmm_segments_sort(gqmm_segment *segments, int64_t *at, int64_t n_experts);
 
 static inline int64_t gqmm_ceil_div(int64_t a, int64_t b)
 {
