@@ -21,6 +21,7 @@ demo: ## install what is missing, build, and let the model in models/ tell a sto
 
 check: ## install what is missing, build five ways, run every test, end with one line of counts
 	@tools/need.sh check
+	@tools/need.sh emulate || true
 	@JOBS="$(JOBS)" tools/check.sh "$(BUILD)"
 
 check-peers: ## compare with the packages gguf and mlx from PyPI (GGML=1: also ggml's, slow to install)

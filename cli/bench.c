@@ -18,6 +18,7 @@ static const bench_settings bench_defaults = {
     .prompt = 512,
     .gen = 128,
     .repeat = 3,
+    .activations = GQMM_BF16,
 };
 
 static const option bench_options[] = {
@@ -30,6 +31,10 @@ static const option bench_options[] = {
      "tokens of a call, or rows, one row of the table each (default: 1,8,64,512)"},
     {"routing", 0, OPT_CHOICE, offsetof(bench_settings, routing), 0, 0, "uniform|skewed",
      "how tokens choose experts: all alike, or by Zipf's law"},
+    {"device", 0, OPT_TEXT, offsetof(bench_settings, device), 0, 0, "NAME",
+     "cpu, or a device that 'gqmm info' lists, such as cuda (default: cpu)"},
+    {"activations", 0, OPT_CHOICE, offsetof(bench_settings, activations), 0, 0, "f32|f16|bf16",
+     "device: type of the activations and the output; the CPU is measured with f32"},
     {"threads", 't', OPT_INT, offsetof(bench_settings, machine.threads), 1, 1024, "N",
      "threads (default: the CPUs this process may use)"},
     {"isa", 0, OPT_TEXT, offsetof(bench_settings, machine.isa), 0, 0, "ISA",
@@ -122,18 +127,23 @@ static bool find_op(const char *text, bench_op *op)
 
 /* ------------------------------------------------------------------ measuring */
 
+static bool on_device(const bench_settings *set)
+{
+    return set->device && strcmp(set->device, "cpu") != 0;
+}
+
 static int open_context(const bench_settings *set, int32_t threads, gqmm_context **ctx)
 {
     gqmm_context_desc d;
     gqmm_error err = {0};
 
-    if (set->machine.isa && !gqmm_isa_available(set->machine.isa)) {
+    if (!on_device(set) && set->machine.isa && !gqmm_isa_available(set->machine.isa)) {
         say("--isa '%s' is none that this CPU can run; 'gqmm info' lists them", set->machine.isa);
         return CLI_USAGE;
     }
     GQMM_INIT(d);
     d.n_threads = threads;
-    d.isa = set->machine.isa;
+    d.isa = on_device(set) ? NULL : set->machine.isa;
     if (gqmm_context_create(&d, ctx, &err) == GQMM_OK)
         return CLI_OK;
     say_error(NULL, &err);
@@ -204,7 +214,8 @@ static int bench_ops(const bench_settings *set, const char *op)
     interrupt_watch(false);
     if ((code = open_context(set, 1, &b.one)) == CLI_OK &&
         (code = open_context(set, (int32_t)set->machine.threads, &b.all)) == CLI_OK)
-        code = measure_all(&b, formats, n_formats, tokens, n_tokens);
+        code =
+            (on_device(set) ? bench_cuda : measure_all)(&b, formats, n_formats, tokens, n_tokens);
     gqmm_context_destroy(b.all);
     gqmm_context_destroy(b.one);
     const int written = output_finish();
@@ -253,6 +264,7 @@ const command bench_command = {
                 "  gqmm bench moe --shape mixtral-8x7b --format q4_k,q8_0 --tokens 1,64 -t 2\n"
                 "  gqmm bench qmm --shape 1,4096,4096,1 --tokens 512 --precision exact\n"
                 "  gqmm bench gather --shape olmoe-1b-7b --routing skewed --json > rows.jsonl\n"
+                "  gqmm bench moe --device cuda --format q4_k --tokens 1,8,64,512,4096\n"
                 "  gqmm bench model model.gguf --prompt 512 --gen 128\n",
     .run = bench_main,
 };

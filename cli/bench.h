@@ -12,6 +12,8 @@
 typedef struct bench_settings {
     machine_settings machine;
     const char *shape, *formats, *tokens;
+    const char *device;  /* NULL or "cpu", "cuda", "cuda:1" */
+    int32_t activations; /* GQMM_F32 ...: type of x and y on a device */
     double seconds;
     int32_t routing, pages; /* ROUTING_*; 1: huge */
     int64_t prompt, gen, repeat;
@@ -40,6 +42,7 @@ typedef struct bench {
     bench_machine machine;
     bench_reader reader;
     bench_ceilings ceilings;
+    const struct bench_device *device; /* NULL: the CPU */
 } bench;
 
 /* Several layers of weights, used in turn so that none is found in a cache. */
@@ -48,16 +51,19 @@ typedef struct bench_layers {
     int64_t rows[3], cols[3];
     int n_matrices; /* 3: gate, up, down */
     int64_t n_experts, n_layers;
+    int64_t n_made;           /* layers in `memory`; of a device the first one, which it copies */
     size_t plane_bytes[3][3]; /* [matrix][plane], of a layer */
     size_t expert_bytes;      /* of all matrices */
     size_t layer_bytes;       /* with the gaps between planes */
     uint8_t *memory;
-    gqmm_weights **w; /* [n_layers][n_matrices] */
+    gqmm_weights **w; /* [n_made][n_matrices] */
 } bench_layers;
 
 /* Weights for calls of `tokens` tokens or more; false after saying what is wrong. */
 bool bench_layers_create(bench_layers *l, bench *b, const gqmm_format *format, int64_t tokens);
 void bench_layers_destroy(bench_layers *l);
+/* Where plane p of matrix m begins in a layer. */
+size_t bench_layers_plane(const bench_layers *l, int m, int p);
 
 /* Expert ids [n, S] for n tokens, distinct within a token, and weights that sum to 1. */
 void bench_route(int32_t *ids, float *weights, int64_t n, int64_t n_experts, int64_t n_used,
@@ -69,12 +75,18 @@ typedef struct bench_row {
     const bench_layers *layers;
     const char *isa;
     int64_t tokens, repeats;
+    int64_t calls;             /* of a repeat: those of a graph */
     double us, us_min, spread; /* median, least, (p90 - p10) / median */
     double bytes, macs;        /* of a call, on average */
     double dram;               /* bytes per second, measured between the calls */
     double floor_us, share;
     bool by_memory; /* which floor holds */
+    bool router;    /* a part of the call */
 } bench_row;
+
+/* All rows on set->device; a CLI_* code, after saying what is wrong. */
+int bench_cuda(bench *b, const gqmm_format *const *formats, int n_formats, const int64_t *tokens,
+               int n_tokens);
 
 /* Measures one row; a CLI_* code, after saying what is wrong. */
 int bench_measure_row(bench *b, const bench_layers *l, int64_t tokens, bench_row *row);

@@ -131,7 +131,7 @@ static gqmm_status fill_matrix(bench_layers *l, const bench *b, int m, size_t of
     gqmm_status st =
         bench_tile_make(&tile, b->all, l->format[m], l->cols[m], deviation, 11 + (uint64_t)m, err);
 
-    for (int64_t i = 0; i < l->n_layers && st == GQMM_OK; i++) {
+    for (int64_t i = 0; i < l->n_made && st == GQMM_OK; i++) {
         uint8_t *at = l->memory + (size_t)i * l->layer_bytes + offset, *plane[3] = {0};
         gqmm_weights_desc d;
 
@@ -154,30 +154,37 @@ static gqmm_status fill_matrix(bench_layers *l, const bench *b, int m, size_t of
     return st;
 }
 
+size_t bench_layers_plane(const bench_layers *l, int m, int p)
+{
+    size_t at = 0;
+
+    for (int i = 0; i <= m; i++)
+        for (int q = 0; q < (i < m ? l->format[i]->n_planes : p); q++)
+            at += (l->plane_bytes[i][q] + ALIGN - 1) / ALIGN * ALIGN;
+    return at;
+}
+
 bool bench_layers_create(bench_layers *l, bench *b, const gqmm_format *format, int64_t tokens)
 {
     gqmm_error err = {0};
     gqmm_status st = GQMM_OK;
-    size_t offset = 0;
 
     *l = (bench_layers){0};
     if (!set_matrices(l, b, format) || !choose_layers(l, b, tokens))
         return false;
     if (b->op == BENCH_QUANTIZE) /* makes weights, needs none */
         return true;
-    const size_t bytes = (size_t)l->n_layers * l->layer_bytes;
+    l->n_made = b->device ? 1 : l->n_layers;
+    const size_t bytes = (size_t)l->n_made * l->layer_bytes;
     if (!(l->memory = bench_pages(bytes, b->set->pages == 1))) {
         say("%s for weights cannot be had", size_text((double)bytes).s);
         return false;
     }
-    const size_t count = (size_t)(l->n_layers * l->n_matrices);
+    const size_t count = (size_t)(l->n_made * l->n_matrices);
     l->w = need(count, sizeof(gqmm_weights *));
     memset(l->w, 0, count * sizeof(gqmm_weights *));
-    for (int m = 0; m < l->n_matrices && st == GQMM_OK; m++) {
-        st = fill_matrix(l, b, m, offset, &err);
-        for (int p = 0; p < l->format[m]->n_planes; p++)
-            offset += (l->plane_bytes[m][p] + ALIGN - 1) / ALIGN * ALIGN;
-    }
+    for (int m = 0; m < l->n_matrices && st == GQMM_OK; m++)
+        st = fill_matrix(l, b, m, bench_layers_plane(l, m, 0), &err);
     if (st != GQMM_OK)
         say_error(NULL, &err);
     return st == GQMM_OK;
@@ -185,10 +192,10 @@ bool bench_layers_create(bench_layers *l, bench *b, const gqmm_format *format, i
 
 void bench_layers_destroy(bench_layers *l)
 {
-    for (int64_t i = 0; l->w && i < l->n_layers * l->n_matrices; i++)
+    for (int64_t i = 0; l->w && i < l->n_made * l->n_matrices; i++)
         gqmm_weights_destroy(l->w[i]);
     free(l->w);
-    bench_pages_free(l->memory, (size_t)l->n_layers * l->layer_bytes);
+    bench_pages_free(l->memory, (size_t)l->n_made * l->layer_bytes);
     *l = (bench_layers){0};
 }
 

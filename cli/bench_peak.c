@@ -73,7 +73,8 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) static uint32_t int8_avx5
     TWELVE(X)
 #    undef X
     for (int64_t n = 0; n < steps; n++) {
-#    define X(i) s##i = _mm512_dpbusd_epi32(s##i, a, b);
+        /* In assembly, for gcc 12 copies each sum twice in the loop. */
+#    define X(i) __asm__("vpdpbusd %2, %1, %0" : "+v"(s##i) : "v"(a), "v"(b));
         TWELVE(X)
 #    undef X
     }

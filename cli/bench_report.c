@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The rows of gqmm bench as a table, or as JSON, one object a line. */
 #include "bench.h"
+#include "bench_device.h"
 #include "output.h"
 
 #include <inttypes.h>
@@ -46,8 +47,40 @@ static void print_rate_line(const char *what, const double v[2], double unit, co
            by ? by : "");
 }
 
+static const char *activations_word(const bench *b)
+{
+    static const char *const words[] = {"f32", "f16", "bf16"};
+
+    return words[b->device ? b->set->activations : GQMM_F32];
+}
+
+static void print_shape(const bench *b)
+{
+    printf("\n%s, %s: E %" PRId64 ", N %" PRId64 ", K %" PRId64 ", top %" PRId64
+           ", %s routing, %s activations\n",
+           bench_op_name(b->op), b->set->shape, b->shape.n_experts, b->shape.n_ff,
+           b->shape.n_hidden, b->shape.n_used, routing_word(b), activations_word(b));
+}
+
+static void print_device_head(const bench *b)
+{
+    const struct bench_device *d = b->device;
+
+    printf("gqmm %s, %s: %s, L2 %s\n\n%smeasured ceilings%s\n", gqmm_version(), d->name, d->text,
+           size_text((double)d->l2_bytes).s, bold(stdout), plain(stdout));
+    printf("%-28s %9.1f GB/s\n%-28s %9.1f GB/s\n%-28s %9.1f TFLOP/s  by %s\n", "memory, copy",
+           d->copy / giga, "memory, read", d->read / giga, "bf16 tensor cores",
+           2 * d->matrix / 1e12, d->matrix_by);
+    print_shape(b);
+}
+
 void bench_print_head(const bench *b)
 {
+    if (b->device) {
+        if (!b->set->json)
+            print_device_head(b);
+        return;
+    }
     const bench_ceilings *c = &b->ceilings;
     const int threads = gqmm_context_threads(b->all);
     char many[32], pieces[64];
@@ -64,9 +97,7 @@ void bench_print_head(const bench *b)
     print_rate_line(pieces, c->pieces, giga, "GB/s", NULL);
     print_rate_line("int8 multiply-adds", c->int8, giga, "G/s", c->int8_by);
     print_rate_line("fp32 multiply-adds", c->fp32, giga, "G/s", c->fp32_by);
-    printf("\n%s, %s: E %" PRId64 ", N %" PRId64 ", K %" PRId64 ", top %" PRId64 ", %s routing\n",
-           bench_op_name(b->op), b->set->shape, b->shape.n_experts, b->shape.n_ff,
-           b->shape.n_hidden, b->shape.n_used, routing_word(b));
+    print_shape(b);
 }
 
 /* "q4_k", or "q4_k/q5_0" where down has another format. */
@@ -87,7 +118,7 @@ void bench_print_layers(const bench *b, const bench_layers *l)
     if (b->set->json)
         return;
     printf("\n%s: ", format_text(l, text, sizeof text));
-    if (l->w)
+    if (l->memory)
         printf("%" PRId64 " layer%s of %s in turn\n", l->n_layers, l->n_layers == 1 ? "" : "s",
                size_text((double)l->layer_bytes).s);
     else
@@ -127,15 +158,30 @@ static json_t *ceilings_json(const bench *b)
     return o;
 }
 
+static json_t *device_ceilings_json(const struct bench_device *d)
+{
+    json_t *o = json_object();
+
+    json_object_set_new(o, "copy_gbs", json_real(d->copy / giga));
+    json_object_set_new(o, "read_gbs", json_real(d->read / giga));
+    json_object_set_new(o, "matrix_tflops", json_real(2 * d->matrix / 1e12));
+    json_object_set_new(o, "matrix_by", json_string(d->matrix_by));
+    return o;
+}
+
 static json_t *machine_json(const bench *b)
 {
     json_t *o = json_object();
+
+    if (b->device)
+        json_object_set_new(o, "device", json_text(b->device->text, strlen(b->device->text)));
 
     json_object_set_new(o, "cpu", json_text(b->machine.cpu, strlen(b->machine.cpu)));
     json_object_set_new(o, "cache_bytes", json_integer(b->machine.cache_bytes));
     json_object_set_new(o, "cold_bytes", json_integer(b->machine.cold_bytes));
     json_object_set_new(o, "pages", json_string(b->set->pages ? "huge" : "small"));
     json_object_set_new(o, "version", json_string(gqmm_version()));
+    json_object_set_new(o, "commit", json_string(GQMM_COMMIT));
     return o;
 }
 
@@ -148,7 +194,8 @@ static void print_json(const bench *b, const bench_row *r)
     json_object_set_new(o, "shape", json_string(b->set->shape));
     json_object_set_new(o, "format", json_string(l->format[0]->name));
     json_object_set_new(o, "format_down", json_string(l->format[l->n_matrices - 1]->name));
-    json_object_set_new(o, "device", json_string("cpu"));
+    json_object_set_new(o, "device", json_string(b->device ? b->device->name : "cpu"));
+    json_object_set_new(o, "activations", json_string(activations_word(b)));
     json_object_set_new(o, "isa", json_string(r->isa));
     json_object_set_new(o, "precision", json_string(precision_word(b)));
     json_object_set_new(o, "routing", json_string(routing_word(b)));
@@ -164,10 +211,15 @@ static void print_json(const bench *b, const bench_row *r)
     json_object_set_new(o, "bytes", json_real(r->bytes));
     json_object_set_new(o, "macs", json_real(r->macs));
     json_object_set_new(o, "repeats", json_integer(r->repeats));
+    if (b->device) {
+        json_object_set_new(o, "calls", json_integer(r->calls));
+        json_object_set_new(o, "router", json_boolean(r->router));
+    }
     json_object_set_new(o, "experts", json_integer(l->n_experts));
     json_object_set_new(o, "layers", json_integer(l->n_layers));
     json_object_set_new(o, "layer_bytes", json_integer((json_int_t)l->layer_bytes));
-    json_object_set_new(o, "ceilings", ceilings_json(b));
+    json_object_set_new(o, "ceilings",
+                        b->device ? device_ceilings_json(b->device) : ceilings_json(b));
     json_object_set_new(o, "machine", machine_json(b));
     json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(7));
     json_decref(o);

@@ -30,6 +30,15 @@ int64_t engine_context(const engine *e, int64_t needed);
 int engine_session(engine *e, int64_t n_tokens);
 gqmm_sampler *engine_sampler(sampling_settings *s); /* draws the seed if none was given */
 
+/* "cuda:0"; NULL on the CPU. */
+const char *engine_device(const engine *e);
+typedef struct engine_words {
+    char text[120];
+} engine_words;
+/* Where it computes: "2 threads", or "cuda:0 (NVIDIA H200, ...)". */
+engine_words engine_place(const engine *e);
+/* "exact" or "int8", as it is computed there. */
+const char *engine_precision(const engine *e);
 /* "scalar (q4_k q6_k f32)": rooms with the weight formats they serve. The caller frees it. */
 char *engine_kernels(const engine *e);
 void engine_print_stats(const engine *e);

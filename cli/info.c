@@ -178,6 +178,19 @@ static json_t *format_json(const gqmm_format *f)
     return object;
 }
 
+static json_t *devices_json(void)
+{
+    json_t *devices = json_array();
+    char text[200];
+    const char *name;
+
+    for (int32_t i = 0; (name = gqmm_device_at(i)); i++) {
+        gqmm_device_text(name, text, sizeof text);
+        json_array_append_new(devices, json_pack("{s:s,s:s}", "name", name, "text", text));
+    }
+    return devices;
+}
+
 static int print_json(void)
 {
     json_t *object = json_object(), *isas = json_array(), *formats = json_array();
@@ -199,9 +212,26 @@ static int print_json(void)
     json_object_set_new(object, "cpu_features", json_string(gqmm_cpu_features()));
     json_object_set_new(object, "threads", json_integer(gqmm_default_threads()));
     json_object_set_new(object, "isas", isas);
+    json_object_set_new(object, "devices", devices_json());
     json_object_set_new(object, "architectures", architectures);
     json_object_set_new(object, "formats", formats);
     return json_finish(object);
+}
+
+static void print_devices(void)
+{
+    char text[200];
+    const char *name;
+
+    printf("\ndevices        cpu");
+    for (int32_t i = 1; (name = gqmm_device_at(i)); i++) {
+        gqmm_device_text(name, text, sizeof text);
+        printf("\n               %s: %s", name, text);
+    }
+    if (!gqmm_device_at(1)) {
+        gqmm_device_text("cuda", text, sizeof text);
+        printf(" (cuda: %s)", text);
+    }
 }
 
 static void print_machine(void)
@@ -215,6 +245,7 @@ static void print_machine(void)
     for (int32_t i = 0; (name = gqmm_isa_at(i)); i++)
         printf("%s%s%s", i ? ", " : "", name,
                gqmm_isa_available(name) ? "" : " (not on this machine)");
+    print_devices();
     printf("\narchitectures  ");
     for (int32_t i = 0; (name = gqmm_architecture_at(i)); i++)
         printf("%s%s", i ? ", " : "", name);

@@ -28,7 +28,7 @@ typedef struct sampling_settings {
     {"isa", 0, OPT_TEXT, offsetof(type, machine.isa), 0, 0, "ISA", \
      "use no kernels above this one; 'gqmm info' lists them (default: the best)"}, \
     {"device", 0, OPT_TEXT, offsetof(type, machine.device), 0, 0, "NAME", \
-     "where to compute (default: cpu)"}, \
+     "cpu, or a device that 'gqmm info' lists, such as cuda or cuda:1 (default: cpu)"}, \
     {"precision", 0, OPT_CHOICE, offsetof(type, machine.precision), 0, 0, "exact|int8", \
      "float activations, or activations rounded to int8 in blocks of 32"}, \
     {"weights", 0, OPT_CHOICE, offsetof(type, machine.repacked), 0, 0, "direct|repacked", \

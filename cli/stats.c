@@ -67,9 +67,39 @@ char *engine_kernels(const engine *e)
     return out;
 }
 
-static const char *precision_name(const engine *e)
+const char *engine_device(const engine *e)
 {
-    return e->machine.precision == GQMM_EXACT ? "exact" : "int8";
+    const char *device = gqmm_context_device(e->ctx);
+
+    return strcmp(device, "cpu") == 0 ? NULL : device;
+}
+
+engine_words engine_place(const engine *e)
+{
+    const int32_t threads = gqmm_context_threads(e->ctx);
+    const char *device = engine_device(e);
+    engine_words words;
+    char text[100];
+
+    if (!device) {
+        snprintf(words.text, sizeof words.text, "%d thread%s", threads, threads == 1 ? "" : "s");
+        return words;
+    }
+    gqmm_device_text(device, text, sizeof text);
+    text[strcspn(text, ",")] = '\0';
+    snprintf(words.text, sizeof words.text, "%s (%s)", device, text);
+    return words;
+}
+
+/* A device keeps activations as floats, whatever was asked for. */
+const char *engine_precision(const engine *e)
+{
+    return e->machine.precision == GQMM_EXACT || engine_device(e) ? "exact" : "int8";
+}
+
+static int64_t device_bytes(const engine *e)
+{
+    return e->info.device_bytes + (e->session ? gqmm_session_device_bytes(e->session) : 0);
 }
 
 void engine_print_stats(const engine *e)
@@ -77,10 +107,14 @@ void engine_print_stats(const engine *e)
     char *kernels = engine_kernels(e);
     char *name = escaped(e->info.name, strlen(e->info.name));
     const gqmm_model_info *m = &e->info;
-    const int32_t threads = gqmm_context_threads(e->ctx);
 
-    fprintf(stderr, "memory     %s at the peak", size_text((double)peak_memory()).s);
-    if (e->session)
+    if (engine_device(e))
+        fprintf(stderr, "memory     %s on %s, %s of it weights; %s of the host at the peak",
+                size_text((double)device_bytes(e)).s, engine_device(e),
+                size_text((double)m->device_bytes).s, size_text((double)peak_memory()).s);
+    else
+        fprintf(stderr, "memory     %s at the peak", size_text((double)peak_memory()).s);
+    if (e->session && !engine_device(e))
         fprintf(stderr, ", %s of it cache and scratch",
                 size_text((double)gqmm_session_bytes(e->session)).s);
     if (e->machine.repacked)
@@ -88,8 +122,8 @@ void engine_print_stats(const engine *e)
     fprintf(stderr, "\nmodel      %s%s%s, %s weights in %s, %d of %d experts per token\n", name,
             *name ? ", " : "", m->architecture, count_text((double)m->n_parameters).s,
             size_text((double)m->weight_bytes).s, m->n_experts_used, m->n_experts);
-    fprintf(stderr, "kernels    %s, %s activations, %d thread%s\n", kernels, precision_name(e),
-            threads, threads == 1 ? "" : "s");
+    fprintf(stderr, "kernels    %s, %s activations, %s\n", kernels, engine_precision(e),
+            engine_place(e).text);
     free(name);
     free(kernels);
 }
@@ -117,12 +151,14 @@ void engine_json(const engine *e, json_t *object)
     json_object_set_new(object, "weights",
                         json_string(e->machine.repacked ? "repacked" : "direct"));
     json_object_set_new(object, "repacked_bytes", json_integer(m->repacked_bytes));
-    json_object_set_new(object, "precision", json_string(precision_name(e)));
+    json_object_set_new(object, "precision", json_string(engine_precision(e)));
+    json_object_set_new(object, "device", json_string(gqmm_context_device(e->ctx)));
     json_object_set_new(object, "threads", json_integer(gqmm_context_threads(e->ctx)));
     json_object_set_new(object, "isa", json_string(gqmm_context_isa(e->ctx)));
     json_object_set_new(object, "kernels", kernels_json(e));
     json_object_set_new(object, "load_seconds", json_seconds(e->load_seconds));
     json_object_set_new(object, "peak_memory_bytes", json_integer(peak_memory()));
+    json_object_set_new(object, "device_bytes", json_integer(device_bytes(e)));
     if (e->session)
         json_object_set_new(object, "session_bytes", json_integer(gqmm_session_bytes(e->session)));
 }

@@ -211,12 +211,15 @@ typedef struct gqmm_model_info {
     int64_t n_parameters;
     int64_t weight_bytes;   /* of tensors as they lie in the file */
     int64_t repacked_bytes; /* memory that repack cost; 0 without */
+    int64_t device_bytes;   /* memory of a device that the weights take; 0 on the CPU */
 } gqmm_model_info;
 
 /* Builds the model of an open file, which must outlive it. The context computes; it must outlive
- * the model and serves one session call at a time.
+ * the model and serves one session call at a time. On a context of a device the weights are copied
+ * to its memory here, and sessions keep all but the logits there.
  * Errors: UNSUPPORTED (architecture unknown: the text names it and lists the known; a tensor type
- * that gqmm has no kernel for), FORMAT (missing key or tensor, wrong shape: named), NOMEM. */
+ * that gqmm has no kernel for; repack on a device), FORMAT (missing key or tensor, wrong shape:
+ * named), NOMEM (of a device: how much was needed), DEVICE. */
 GQMM_API gqmm_status gqmm_model_create(gqmm_context *ctx, const gqmm_file *file,
                                        const gqmm_model_desc *desc, gqmm_model **out,
                                        gqmm_error *err);
@@ -244,6 +247,21 @@ GQMM_API int64_t gqmm_session_length(const gqmm_session *s);
 /* Forgets all but the first n tokens. */
 GQMM_API gqmm_status gqmm_session_truncate(gqmm_session *s, int64_t n, gqmm_error *err);
 GQMM_API int64_t gqmm_session_bytes(const gqmm_session *s); /* cache and scratch */
+/* Those of them that are memory of a device. */
+GQMM_API int64_t gqmm_session_device_bytes(const gqmm_session *s);
+/* Where the time of gqmm_session_eval() went: seconds since the session was made, by part. Set
+ * struct_size first. A device is only told what to do, so there no part is timed: all are 0. */
+typedef struct gqmm_session_times {
+    uint32_t struct_size;
+    int32_t reserved;
+    double embed;       /* embedding, angles of the rotation */
+    double norms;       /* norms, rotation, residuals */
+    double projections; /* products into and out of attention */
+    double attention;   /* the cache, scores, softmax, values */
+    double experts;     /* router, routing, the experts' products */
+    double logits;      /* final norm and head */
+} gqmm_session_times;
+GQMM_API void gqmm_session_get_times(const gqmm_session *s, gqmm_session_times *times);
 /* Called after each layer with the residual stream of the batch, [n_tokens, n_embd]; layer -1 is
  * the embedding. For tests and tools; NULL turns it off. */
 GQMM_API void gqmm_session_observe(gqmm_session *s,

@@ -168,7 +168,7 @@ typedef struct gqmm_context gqmm_context;
 typedef struct gqmm_context_desc {
     uint32_t struct_size;
     int32_t n_threads;  /* own pool, the calling thread included; 0: gqmm_default_threads() */
-    const char *device; /* NULL or "cpu" */
+    const char *device; /* NULL or "cpu"; "cuda" or "cuda:1": see the section on devices */
     const char *isa;    /* NULL: best available; otherwise never use a room above this one */
 
     /* Memory of the context, its weights handles and scratch; NULL: malloc and free. Copied. */
@@ -180,6 +180,9 @@ typedef struct gqmm_context_desc {
     void (*parallel_for)(void *user, int32_t n_tasks, void (*task)(void *arg, int32_t i),
                          void *arg);
     void *parallel_user;
+
+    /* "cuda": the cudaStream_t that calls go to; NULL: a stream of the context's own. */
+    void *stream;
 } gqmm_context_desc;
 
 /* desc may be NULL for all defaults. *out is NULL on failure. Pool threads spin for some
@@ -196,6 +199,48 @@ GQMM_API const char *gqmm_context_isa(const gqmm_context *ctx);
  * For the small operations around the products. Not from inside a task. */
 GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
                                 void (*task)(void *arg, int32_t i), void *arg);
+
+/* ------------------------------------------------------------------ devices */
+
+/* On a context of device "cuda" every operation is enqueued on its stream and returns at once: no
+ * call waits, allocates (given a workspace) or uses the default stream, so calls may be captured in
+ * a CUDA graph and replayed with other contents of the same buffers. What differs from the CPU:
+ *
+ * Memory    All pointers of descriptors (planes, global_scale, x, y, ids, weights, workspace ...)
+ * are memory that the device can reach; the descriptors themselves are host memory. Ids       lie
+ * on the device, so a bad id cannot be refused: its rows become zero, and the next
+ *           gqmm_synchronize() or gqmm_context_fault() reports GQMM_E_INDEX once.
+ * EXACT     h of gqmm_moe is kept in x_type, and with more than 4096 pairs so is each slot's row of
+ * y until the sum. With bf16 activations and many columns per expert, weights are rounded once to
+ * bf16 (relative 2^-8 of |scale * q| + |offset|), as MLX and torch do. INT8      is served by the
+ * float kernels. Threads   gqmm_enter() and gqmm_parallel_for() are of the CPU; gqmm_repack() too.
+ * Bits      The same input gives the same bits, run after run. They differ from the CPU's. */
+
+/* "cpu", "cuda:0", "cuda:1", ... of this machine; NULL past the end. Static storage. */
+GQMM_API const char *gqmm_device_at(int32_t i);
+/* One line about a device ("NVIDIA H200, sm_90, 139.8 GiB, driver 13.0"), or why there is none of
+ * its kind ("no CUDA driver on this machine"). At most `size` bytes with the final NUL; returns the
+ * length that the whole line needs. */
+GQMM_API size_t gqmm_device_text(const char *device, char *text, size_t size);
+
+GQMM_API const char *gqmm_context_device(const gqmm_context *ctx); /* "cpu", "cuda:0" */
+/* The stream of the calls that follow, and the present one. Errors: ARG (a CPU context). */
+GQMM_API gqmm_status gqmm_context_set_stream(gqmm_context *ctx, void *stream, gqmm_error *err);
+GQMM_API void *gqmm_context_stream(const gqmm_context *ctx);
+/* Waits for the stream, then tells of bad ids and failures of the calls before. Errors: INDEX,
+ * DEVICE. On a CPU context there is nothing to wait for. */
+GQMM_API gqmm_status gqmm_synchronize(gqmm_context *ctx, gqmm_error *err);
+/* Bad ids that calls which have ended met so far, without waiting; told once. Errors: INDEX. */
+GQMM_API gqmm_status gqmm_context_fault(gqmm_context *ctx, gqmm_error *err);
+
+/* Memory of the context's device (a CPU context: of its allocator), 256-byte aligned, and copies in
+ * stream order between any two places. For programs that link no CUDA of their own.
+ * Errors: NOMEM, DEVICE. */
+GQMM_API gqmm_status gqmm_device_alloc(gqmm_context *ctx, size_t bytes, void **out,
+                                       gqmm_error *err);
+GQMM_API void gqmm_device_free(gqmm_context *ctx, void *memory, size_t bytes);
+GQMM_API gqmm_status gqmm_device_copy(gqmm_context *ctx, void *to, const void *from, size_t bytes,
+                                      gqmm_error *err);
 
 /* ------------------------------------------------------------------ weights */
 

@@ -90,6 +90,19 @@ refuses "unknown format" 2 "there is no format 'q9_z'" "$gqmm" bench moe --forma
 refuses "rows that do not fit" 1 "no multiple of the block of q4_k" \
     "$gqmm" bench qmm "${quick[@]}" --format q4_k --tokens 1 --json
 refuses "unknown ISA" 2 "--isa 'sse9' is none" "$gqmm" bench moe "${quick[@]}" --isa sse9
+refuses "unknown device" 1 "no device of this name" \
+    "$gqmm" bench moe "${quick[@]}" --format q8_0 --tokens 1 --device nowhere
+if "$gqmm" info | grep -q 'cuda:0'; then
+    for op in moe qmm gather embed dequantize quantize; do
+        rows "bench $op on a device" "d['device'] == 'cuda' and d['repeats'] >= 20 and
+            0 < d['us_min'] <= d['us'] and 0 < d['floor_us']" \
+            "$gqmm" bench "$op" "${quick[@]}" --format q8_0 --tokens 1,3 --device cuda --json
+    done
+else
+    refuses "bench without a device" 1 "device cuda: " \
+        "$gqmm" bench moe "${quick[@]}" --format q8_0 --tokens 1 --device cuda
+    skipped "bench on a device" "no CUDA device"
+fi
 refuses "a file for an operation" 2 "only 'bench model' takes a file" "$gqmm" bench moe "$tiny"
 refuses "no file for model" 2 "bench model needs a FILE" "$gqmm" bench model
 refuses "a file that is not there" 1 "nowhere.gguf" "$gqmm" bench model "$tmp/nowhere.gguf"
@@ -118,6 +131,7 @@ refuses "synth: few tokens" 2 "--vocab takes a whole number from 260" "${synth[@
 expect "synth: nothing is left of failures" test ! -e "$tmp/c.gguf"
 
 rows "bench model" "d['tokens_per_second'] > 0 and d['op'] == 'model' and
+    abs(sum(d['parts'].values()) - 1) < 1e-5 and min(d['parts'].values()) >= 0 and
     d['test'] in ('pp16', 'tg4') and d['threads'] == 2 and d['repeats'] == 2" \
     "$gqmm" bench model "$tmp/a.gguf" --prompt 16 --gen 4 --repeat 2 -t 2 --json
 expect "bench model: both tests" test "$(wc -l <"$tmp/out")" -eq 2

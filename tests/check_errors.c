@@ -300,7 +300,7 @@ static bool context_errors(void)
     bool ok = (d.struct_size = 4, context_refused(&d, "struct_size of gqmm_context_desc is 4"));
     ok = ok && (d.struct_size = 4000, context_refused(&d, "is 4000"));
     d.struct_size = sizeof d;
-    ok = ok && (d.device = "cuda9", context_refused(&d, "\"cuda9\" is unknown"));
+    ok = ok && (d.device = "cuda9", context_refused(&d, "device \"cuda9\" is not there: unknown"));
     d.device = "cpu";
     ok = ok && (d.isa = "mmx", context_refused(&d, "\"mmx\" is unknown"));
     d.isa = "scalar";

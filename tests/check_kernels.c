@@ -313,7 +313,12 @@ static void walk_kernel(const gqmm_kernel *kernel)
             (h.kernel && fnmatch(h.kernel, name, 0) != 0) || (h.isa && strcmp(h.isa, isa) != 0))
             continue;
         if (h.list)
-            printf("%s%s\n", name, gqmm_isa_runs(kernel->isa) ? "" : " (not on this CPU)");
+            printf("%s%s\n", name,
+                   !gqmm_isa_runs(kernel->isa)                              ? " (not on this CPU)"
+                   : kernel == gqmm_kernel_find(f->family, gqmm_isa_best()) ? " (chosen)"
+                                                                            : "");
+        else if (!kernel->fns)
+            continue; /* tests/check_emulated.sh sees to the rows of other machines */
         else if (!gqmm_isa_runs(kernel->isa))
             skip(name, "this CPU cannot run it");
         else

@@ -3,7 +3,7 @@
  * shared expert, formats, strides, both precisions, and the errors of the call. */
 #include "moe_reference.h"
 
-#include "op/silu.h"
+#include "kernel/silu.h"
 
 /* ------------------------------------------------------------------ one call compared */
 

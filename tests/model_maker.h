@@ -266,6 +266,7 @@ typedef struct setup {
     const char *path; /* NULL: scratch */
     int32_t threads, precision, repack;
     int64_t max_tokens, batch;
+    const char *isa, *device;
     const gqmm_allocator *allocator;
 } setup;
 
@@ -286,6 +287,8 @@ static inline gqmm_status build(stack *k, const setup *u, gqmm_error *err)
     GQMM_INIT(m);
     memset(k, 0, sizeof *k);
     c.n_threads = u->threads ? u->threads : 1;
+    c.isa = u->isa;
+    c.device = u->device;
     c.allocator = m.allocator = u->allocator;
     m.precision = u->precision;
     m.repack = u->repack;
@@ -322,6 +325,15 @@ static inline void some_tokens(int32_t *ids, int64_t n)
     uint64_t state = 7;
     for (int64_t i = 0; i < n; i++)
         ids[i] = (int32_t)(random_bits(&state) % N_VOCAB);
+}
+
+/* The first of the largest logits. */
+static inline int32_t best(const float *x, int32_t n)
+{
+    int32_t b = 0;
+    for (int32_t i = 1; i < n; i++)
+        b = x[i] > x[b] ? i : b;
+    return b;
 }
 
 /* ------------------------------------------------------------------ the program */

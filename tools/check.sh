@@ -12,6 +12,10 @@ unset MAKEFLAGS MFLAGS MAKELEVEL
 build=$1
 builds=()
 
+# What tests/check_python.sh needs is fetched while the compilers run.
+tools/python.sh "$build" &
+python=$!
+
 # add LABEL DIR MODE COMPILER [CMAKE OPTION...]: builds and notes LABEL=DIR:MODE for run.sh.
 add() {
     local label=$1 dir=$2 mode=$3 compiler=$4
@@ -83,4 +87,5 @@ else
     skip asan "a program with ASan and UBSan does not run here"
 fi
 
+wait "$python" || true
 RUN_STILL=$still exec tests/run.sh "${builds[@]}"

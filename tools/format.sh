@@ -5,7 +5,7 @@ set -eu
 
 mode=${1:-}
 status=0
-for file in $(find include src cli tests bench tools -name '*.[ch]' 2>/dev/null | sort); do
+for file in $(find include src cli tests bench tools -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null | sort); do
     if [ "$mode" = --check ]; then
         clang-format "$file" | cmp -s - "$file" || { echo "$file"; status=1; }
     else

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# need.sh [--check] build|demo|check|peers|fuzz: makes sure that what the step needs is here.
+# need.sh [--check] build|demo|check|emulate|peers|fuzz: makes sure that what the step needs is here.
 # Says what is missing and why, then installs it with apt where that works without a password
 # (root, or sudo -n); otherwise, and with --check, names the packages and exits 1.
 set -eu
@@ -49,7 +49,7 @@ want() {
 
 need_build() {
     want gcc "the C compiler" has cc
-    want libc6-dev "the C library's headers" has_libc
+    want libc6-dev "the C library's headers" has_libc cc
     want make "runs the build" has make
     want cmake "configures the build" has cmake
     want pkg-config "finds the libraries below" has pkg-config
@@ -58,13 +58,20 @@ need_build() {
 }
 
 has_libc() {
-    ! has cc || echo '#include <stdio.h>' | cc -E - >/dev/null 2>&1
+    ! has "$1" || echo '#include <stdio.h>' | "$1" -E - >/dev/null 2>&1
 }
 
 need_check() {
     need_build
     want g++ "compiles the public headers as C++" has c++
     want python3 "reads JSON in the tests of the command" has python3
+    want python3-venv "holds the Python package and what tests it" has_venv
+}
+
+need_emulate() {
+    want gcc-aarch64-linux-gnu "compiles for 64-bit Arm" has aarch64-linux-gnu-gcc
+    want libc6-dev-arm64-cross "the C library for 64-bit Arm" has_libc aarch64-linux-gnu-gcc
+    want qemu-user "runs programs of other CPUs" has qemu-aarch64
 }
 
 need_peers() {
@@ -100,10 +107,11 @@ install_packages() {
 case $step in
 build | demo) need_build ;;
 check) need_check ;;
+emulate) need_emulate ;;
 peers) need_peers ;;
 fuzz) need_fuzz ;;
 *)
-    echo "usage: need.sh [--check] build|demo|check|peers|fuzz" >&2
+    echo "usage: need.sh [--check] build|demo|check|emulate|peers|fuzz" >&2
     exit 2
     ;;
 esac

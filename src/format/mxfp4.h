@@ -27,12 +27,13 @@ GQMM_HD static inline void gqmm_mxfp4_unpack(int16_t *q, float *scale, float *of
 }
 
 /* e = floor(log2(amax)) - 2 + 127 and the nearest code: the gguf package's bytes. The logarithm is
- * rounded to fp32, so that an amax just below a power of two may count as that power. */
+ * rounded to fp32, so that an amax just below a power of two may count as that power; it is taken
+ * in double first, as the log2f of libraries (CUDA's) need not be the nearest number. */
 GQMM_HD static inline void gqmm_mxfp4_quantize(uint8_t *p, const float *x)
 {
     gqmm_mxfp4 *b = (gqmm_mxfp4 *)p;
     const float amax = gqmm_abs_max(x, 32);
-    const float e = amax > 0.0f ? floorf(log2f(amax)) + 125.0f : 0.0f;
+    const float e = amax > 0.0f ? floorf((float)log2((double)amax)) + 125.0f : 0.0f;
     b->e = (uint8_t)gqmm_trunc_code(e, 0, 254);
     const float d = gqmm_e8m0_half_to_f32(b->e);
     for (int j = 0; j < 16; j++)

@@ -8,9 +8,14 @@
 #if defined(__x86_64__)
 #    include <cpuid.h>
 #    include <pthread.h>
+#elif defined(__aarch64__)
+#    include <asm/hwcap.h>
+#    include <pthread.h>
+#    include <sys/auxv.h>
 #endif
 
-static const char *const names[GQMM_ISA_COUNT] = {"scalar", "avx2", "avx512vnni"};
+static const char *const names[GQMM_ISA_COUNT] = {"scalar",    "avx2",  "avx512vnni", "neon",
+                                                  "neon_i8mm", "sm_80", "sm_90"};
 
 const char *gqmm_isa_name(int32_t isa)
 {
@@ -54,7 +59,7 @@ static const feature features[] = {
     {"avx512dq", 7, 0, EBX, 17, keeps_512_bits},  {"avx512bw", 7, 0, EBX, 30, keeps_512_bits},
     {"avx512vl", 7, 0, EBX, 31, keeps_512_bits},  {"avx512vnni", 7, 0, ECX, 11, keeps_512_bits},
     {"avx512vbmi", 7, 0, ECX, 1, keeps_512_bits}, {"avx512bf16", 7, 1, EAX, 5, keeps_512_bits}};
-enum { N_FEATURES = sizeof features / sizeof *features };
+#    define ALWAYS "sse2"
 
 static bool has(const feature *f)
 {
@@ -63,11 +68,31 @@ static bool has(const feature *f)
            __get_cpuid_count(f->leaf, f->subleaf, &r[EAX], &r[EBX], &r[ECX], &r[EDX]) &&
            r[f->reg] >> f->bit & 1;
 }
+#elif defined(__aarch64__)
+/* What the kernel says that all CPUs of the machine have. */
+typedef struct feature {
+    const char *word;
+    unsigned long type, bit; /* of the auxiliary vector */
+} feature;
 
+static const feature features[] = {
+    {"fp16", AT_HWCAP, HWCAP_ASIMDHP}, {"dotprod", AT_HWCAP, HWCAP_ASIMDDP},
+    {"i8mm", AT_HWCAP2, HWCAP2_I8MM},  {"bf16", AT_HWCAP2, HWCAP2_BF16},
+    {"sve", AT_HWCAP, HWCAP_SVE},      {"sve2", AT_HWCAP2, HWCAP2_SVE2}};
+#    define ALWAYS "neon"
+
+static bool has(const feature *f)
+{
+    return (getauxval(f->type) & f->bit) != 0;
+}
+#endif
+
+#if defined(ALWAYS)
 /* Bit i stands for features[i]. Built once, because CPUID leaves a virtual machine for its host,
- * which takes tens of microseconds. */
+ * which takes tens of microseconds. The text starts with what every CPU has. */
+enum { N_FEATURES = sizeof features / sizeof *features };
 static unsigned found;
-static char text[N_FEATURES * 12 + 8] = "sse2";
+static char text[N_FEATURES * 12 + 8] = ALWAYS;
 
 static void look(void)
 {
@@ -113,6 +138,11 @@ bool gqmm_isa_runs(int32_t isa)
         return has_all("avx2 fma f16c");
     case GQMM_ISA_AVX512VNNI:
         return has_all("avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512vnni");
+#elif defined(__aarch64__)
+    case GQMM_ISA_NEON:
+        return has_all("dotprod");
+    case GQMM_ISA_NEON_I8MM:
+        return has_all("dotprod i8mm");
 #endif
     default:
         return false;
@@ -132,26 +162,12 @@ const char *gqmm_isa_at(int32_t i)
     return gqmm_isa_name(i);
 }
 
-int32_t gqmm_isa_available(const char *isa)
-{
-    const int32_t i = isa ? gqmm_isa_by_name(isa) : -1;
-    return i >= 0 && gqmm_isa_runs(i);
-}
-
-#if defined(__x86_64__)
 const char *gqmm_cpu_features(void)
 {
+#if defined(ALWAYS)
     look_once();
     return text;
-}
-#elif defined(__aarch64__)
-const char *gqmm_cpu_features(void)
-{
-    return "neon";
-}
 #else
-const char *gqmm_cpu_features(void)
-{
     return "";
-}
 #endif
+}

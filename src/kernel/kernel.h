@@ -12,7 +12,16 @@
 #include "kernel/act.h"
 
 /* ISA rooms from worst to best. */
-enum { GQMM_ISA_SCALAR, GQMM_ISA_AVX2, GQMM_ISA_AVX512VNNI, GQMM_ISA_COUNT };
+enum {
+    GQMM_ISA_SCALAR,
+    GQMM_ISA_AVX2,
+    GQMM_ISA_AVX512VNNI,
+    GQMM_ISA_NEON,
+    GQMM_ISA_NEON_I8MM,
+    GQMM_ISA_SM80, /* the paths of a CUDA device: never those of a CPU context */
+    GQMM_ISA_SM90,
+    GQMM_ISA_COUNT
+};
 
 /* One expert. */
 typedef struct gqmm_matrix {
@@ -42,19 +51,29 @@ typedef struct gqmm_product {
     const uint8_t *next[3];
 } gqmm_product;
 
+/* What a room does to rows between products, see rows.h. */
+typedef struct gqmm_row_fns {
+    void (*quantize)(gqmm_act *a, const float *x, int64_t k);
+    /* h[i] = silu(gate[i]) * up[i]; y[i] += factor * x[i] */
+    void (*swiglu)(float *restrict h, const float *restrict gate, const float *restrict up,
+                   int64_t n);
+    void (*add)(float *restrict y, float factor, const float *restrict x, int64_t n);
+} gqmm_row_fns;
+
 typedef struct gqmm_kernel_fns {
     /* w[i] = stored row's weights k0 + i, i < n; k0 and n are multiples of the block. */
     void (*dequantize)(float *w, const gqmm_matrix *m, int64_t row, int64_t k0, int64_t n);
     void (*qmm)(const gqmm_product *p);      /* float activations */
     void (*qmm_int8)(const gqmm_product *p); /* quantised activations */
     void (*qmm_n)(const gqmm_product *p);    /* float activations, no transpose */
+    const gqmm_row_fns *rows;
 } gqmm_kernel_fns;
 
 /* One row of kernels.def. */
 typedef struct gqmm_kernel {
     const char *family; /* a format family, or "any" */
     int32_t isa;
-    const gqmm_kernel_fns *fns;
+    const gqmm_kernel_fns *fns; /* NULL: a row of other machines than this build's */
 } gqmm_kernel;
 
 extern const gqmm_kernel gqmm_kernels[];

@@ -106,7 +106,10 @@ static inline void tile_store(float *const *y, int64_t n, int64_t cols, float (*
                               int64_t m)
 {
     for (int64_t i = 0; i < m; i++)
-        memcpy(y[i] + n, sum[i], (size_t)cols * sizeof(float));
+        if (cols == ROWS)
+            memcpy(y[i] + n, sum[i], sizeof *sum); /* a few stores instead of a call */
+        else
+            memcpy(y[i] + n, sum[i], (size_t)cols * sizeof(float));
 }
 
 /* The fewest passes of at most `most` rows, of nearly equal size: 7 rows by 6 are 4 + 3. */

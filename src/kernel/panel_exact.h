@@ -23,15 +23,16 @@ typedef struct meaning {
  * sign, an offset's codes have no shift. */
 INLINE void weights4(fvec w[4], const panel *p, int k, int v, meaning is)
 {
+    const int piece = is.piece == 16 ? k / 16 : k / 32; /* no division by a variable */
     const vec q = load(p->q[k / 4] + v);
-    const fvec scale = f_load(p->scale[k / is.piece] + v);
+    const fvec scale = f_load(p->scale[piece] + v);
     UNROLL(4)
     for (int j = 0; j < 4; j++) {
         w[j] = f_mul(scale, is.is_signed    ? code_at(q, j, is.shift, true)
                             : is.has_offset ? byte_at(q, j)
                                             : code_at(q, j, is.shift, false));
         if (is.has_offset)
-            w[j] = f_add(w[j], f_load(p->offset[k / is.piece] + v));
+            w[j] = f_add(w[j], f_load(p->offset[piece] + v));
     }
 }
 

@@ -5,6 +5,7 @@
 #define GQMM_KERNEL_PANEL_PRODUCT_H
 
 #include "kernel/panel_exact.h"
+#include "kernel/rows.h"
 
 typedef void dequantize_fn(float *w, const gqmm_matrix *m, int64_t row, int64_t k0, int64_t n);
 
@@ -22,10 +23,13 @@ static void product_coded(const gqmm_product *p, const family *f)
     panel w;
     tile t;
 
-    for (int64_t n = p->n0; n < p->n1; n += ROWS)
-        for (int64_t m0 = 0; m0 < p->m; m0 += PASS) {
-            const int64_t m = p->m - m0 < PASS ? p->m - m0 : PASS;
-            tile_at(&t, p, n, visits);
+    for (int64_t m0 = 0; m0 < p->m; m0 += PASS) { /* activations stay near while tiles pass */
+        const int64_t m = p->m - m0 < PASS ? p->m - m0 : PASS;
+        gqmm_product pass = *p;
+        for (int i = 0; i < info->pub.n_planes && m0 + PASS < p->m; i++)
+            pass.next[i] = p->w->plane[i] + p->n0 * p->w->stride[i];
+        for (int64_t n = p->n0; n < p->n1; n += ROWS) {
+            tile_at(&t, &pass, n, visits);
             memset(sum, 0, (size_t)m * sizeof *sum);
             for (int64_t k = 0; k < p->k; k += STEP) {
                 const int step = (int)(p->k - k < STEP ? p->k - k : STEP);
@@ -38,6 +42,7 @@ static void product_coded(const gqmm_product *p, const family *f)
             }
             tile_store(p->y + m0, n, p->n1 - n < ROWS ? p->n1 - n : ROWS, sum, m);
         }
+    }
 }
 
 /* ---- no transpose: stored rows run along N, each k adds a multiple of its row */
@@ -134,7 +139,8 @@ INLINE void generic_dequantize(float *w, const gqmm_matrix *m, int64_t row, int6
     const gqmm_kernel_fns ROW_NAME(token) = {.dequantize = token##_dequantize, \
                                              .qmm = token##_qmm, \
                                              .qmm_int8 = token##_qmm, \
-                                             .qmm_n = token##_qmm_n};
+                                             .qmm_n = token##_qmm_n, \
+                                             .rows = &gqmm_rows};
 
 /* Given token_pack(). shift: what makes the codes unsigned (wide: after wide_codes()); piece and
  * plain or offset: the kind of sums; most: the greatest code in the panel is at most 15, 31, 63,

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* A model: the weights of one open file, checked and ready to multiply. */
-#include "model/model.h"
+#include "model/remote.h"
 
 #include "base/memory.h"
 #include "base/status.h"
-#include "model/weights.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -78,20 +77,29 @@ static gqmm_status load(gqmm_model *m, const gqmm_file *file, int32_t repack, gq
     if (!l.used || !m->handles)
         return gqmm_fail(err, GQMM_E_NOMEM, 0, "no memory for a list of %lld tensors",
                          (long long)n);
-    if ((status = copy_name(m, file, err)) != GQMM_OK || (status = m->arch->load(&l)) != GQMM_OK ||
-        (status = load_common(&l)) != GQMM_OK)
+    if ((status = copy_name(m, file, err)) != GQMM_OK ||
+        (m->ops->remote && (status = gqmm_remote_reserve(&l)) != GQMM_OK) ||
+        (status = m->arch->load(&l)) != GQMM_OK || (status = load_common(&l)) != GQMM_OK)
         return status;
     fill_info(m);
-    return GQMM_OK;
+    return m->ops->finish(m->ctx, err); /* copies to a device may be under way */
 }
 
-static gqmm_status check_desc(const gqmm_model_desc *d, gqmm_error *err)
+static gqmm_status check_desc(const gqmm_context *ctx, const gqmm_model_desc *d, gqmm_error *err)
 {
+    const gqmm_ops *ops = gqmm_ops_for(ctx);
     if (d->precision != GQMM_EXACT && d->precision != GQMM_INT8)
         return gqmm_fail(err, GQMM_E_ARG, 0, "precision is %d; 0 is exact and 1 is int8",
                          d->precision);
     if (d->repack != 0 && d->repack != 1)
         return gqmm_fail(err, GQMM_E_ARG, 0, "repack is %d; it is 0 or 1", d->repack);
+    if (!ops)
+        return gqmm_fail(err, GQMM_E_UNSUPPORTED, 0, "this build runs no models on %s",
+                         gqmm_context_device(ctx));
+    if (ops->remote && d->repack)
+        return gqmm_fail(err, GQMM_E_UNSUPPORTED, 0,
+                         "weights are repacked for the CPU alone; %s reads the file's blocks",
+                         gqmm_context_device(ctx));
     return GQMM_OK;
 }
 
@@ -112,13 +120,14 @@ gqmm_status gqmm_model_create(gqmm_context *ctx, const gqmm_file *file, const gq
                          desc->struct_size);
     if (desc)
         memcpy(&d, desc, desc->struct_size < sizeof d ? desc->struct_size : sizeof d);
-    if ((status = check_desc(&d, err)) != GQMM_OK ||
+    if ((status = check_desc(ctx, &d, err)) != GQMM_OK ||
         (status = gqmm_allocator_init(&a, d.allocator, err)) != GQMM_OK)
         return status;
     gqmm_model *m = gqmm_alloc(&a, 1, sizeof *m);
     if (!m)
         return gqmm_fail(err, GQMM_E_NOMEM, 0, "no memory for the model");
     m->ctx = ctx;
+    m->ops = gqmm_ops_for(ctx);
     m->precision = d.precision;
     m->arena.allocator = a;
     status = load(m, file, d.repack, err);
@@ -137,6 +146,7 @@ void gqmm_model_destroy(gqmm_model *model)
     const gqmm_allocator a = model->arena.allocator;
     for (int64_t i = 0; i < model->n_handles; i++)
         gqmm_weights_destroy(model->handles[i]);
+    gqmm_remote_release(model);
     gqmm_arena_clear(&model->arena);
     gqmm_release(&a, model, 1, sizeof *model);
 }

@@ -1,19 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* Norm, rotation, residual. Sums run in eight partial sums so that the vectoriser can keep the
- * order that is written here. */
+/* Norm, rotation, residual on the CPU: rows are cut into tasks here, their arithmetic is in
+ * simd_body.h. */
 #include "model/ops.h"
 
-#include "model/ops_dot.h"
+#include "model/simd.h"
 
 #include <math.h>
 
 /* Rows per task: enough work to be worth a hand-over, few enough for a prompt to spread. */
 enum { ROWS_PER_TASK = 16 };
-
-static int32_t n_row_tasks(int64_t n_rows)
-{
-    return (int32_t)((n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK);
-}
 
 /* A task over rows [i * ROWS_PER_TASK, ...) of n_rows. */
 static void row_range(int32_t i, int64_t n_rows, int64_t *begin, int64_t *end)
@@ -22,28 +17,21 @@ static void row_range(int32_t i, int64_t n_rows, int64_t *begin, int64_t *end)
     *end = *begin + ROWS_PER_TASK < n_rows ? *begin + ROWS_PER_TASK : n_rows;
 }
 
-/* One row: a task of its own would only cost the hand-over. */
+/* One task: a hand-over would only cost. */
 static void for_rows(gqmm_context *ctx, int64_t n_rows, void (*task)(void *arg, int32_t i),
                      void *arg)
 {
-    const int32_t n = n_row_tasks(n_rows);
+    const int32_t n = (int32_t)((n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK);
     if (n == 1)
         task(arg, 0);
     else if (n > 1)
         gqmm_parallel_for(ctx, n, task, arg);
 }
 
-static void norm_row(float *y, const float *x, const float *weight, float eps, int64_t n)
-{
-    const float mean = gqmm_dot8(x, x, n) / (float)n;
-    const float scale = 1.0f / sqrtf(mean + eps);
-    for (int64_t i = 0; i < n; i++)
-        y[i] = x[i] * scale * weight[i];
-}
-
 typedef struct norm_args {
-    float *y;
-    const float *x, *weight;
+    const gqmm_simd *simd;
+    float *y, *x;
+    const float *add, *weight;
     float eps;
     int64_t n_rows, n;
 } norm_args;
@@ -53,32 +41,25 @@ static void norm_task(void *arg, int32_t i)
     const norm_args *a = arg;
     int64_t begin, end;
     row_range(i, a->n_rows, &begin, &end);
-    for (int64_t t = begin; t < end; t++)
-        norm_row(a->y + t * a->n, a->x + t * a->n, a->weight, a->eps, a->n);
+    for (int64_t at = begin * a->n; at < end * a->n; at += a->n) {
+        if (a->add)
+            a->simd->add(a->x + at, a->add + at, a->n);
+        if (a->y)
+            a->simd->norm(a->y + at, a->x + at, a->weight, a->eps, a->n);
+    }
 }
 
-void gqmm_rms_norm(gqmm_context *ctx, float *y, const float *x, const float *weight, float eps,
-                   int64_t n_rows, int64_t n)
+static void norm(gqmm_context *ctx, float *y, float *x, const float *add, const float *weight,
+                 float eps, int64_t n_rows, int64_t n)
 {
-    norm_args a = {y, x, weight, eps, n_rows, n};
+    norm_args a = {gqmm_simd_of(ctx), y, x, add, weight, eps, n_rows, n};
     for_rows(ctx, n_rows, norm_task, &a);
 }
 
-static void add_task(void *arg, int32_t i)
+static void add_rows(gqmm_context *ctx, float *x, const float *y, int64_t n_rows, int64_t n)
 {
-    const norm_args *a = arg;
-    int64_t begin, end;
-    row_range(i, a->n_rows, &begin, &end);
-    float *restrict y = a->y;
-    const float *restrict x = a->x;
-    for (int64_t j = begin * a->n; j < end * a->n; j++)
-        y[j] += x[j];
-}
-
-void gqmm_add_rows(gqmm_context *ctx, float *x, const float *y, int64_t n_rows, int64_t n)
-{
-    norm_args a = {.y = x, .x = y, .n_rows = n_rows, .n = n};
-    for_rows(ctx, n_rows, add_task, &a);
+    norm_args a = {.simd = gqmm_simd_of(ctx), .x = x, .add = y, .n_rows = n_rows, .n = n};
+    for_rows(ctx, n_rows, norm_task, &a);
 }
 
 void gqmm_rope_frequencies(double *inv_freq, int32_t n_rot, double base)
@@ -102,32 +83,46 @@ void gqmm_rope_table(float *table, const double *inv_freq, int64_t first, int64_
     }
 }
 
-static void rotate(float *x, const float *row, int32_t n_rot)
-{
-    const int32_t half = n_rot / 2;
-    for (int32_t i = 0; i < half; i++) {
-        const float a = x[i], b = x[half + i], c = row[i], s = row[half + i];
-        x[i] = a * c - b * s;
-        x[half + i] = b * c + a * s;
-    }
-}
+typedef struct head_args {
+    const gqmm_simd *simd;
+    const gqmm_head_norm_rope *op;
+} head_args;
 
 static void norm_rope_task(void *arg, int32_t i)
 {
-    const gqmm_head_norm_rope *op = arg;
+    const head_args *a = arg;
+    const gqmm_head_norm_rope *op = a->op;
     int64_t begin, end;
     row_range(i, op->n_rows, &begin, &end);
     for (int64_t t = begin; t < end; t++) {
         float *x = op->x + t * op->n_heads * op->head_dim;
         for (int32_t h = 0; h < op->n_heads; h++, x += op->head_dim) {
-            norm_row(x, x, op->weight, op->eps, op->head_dim);
-            rotate(x, op->table + t * op->n_rot, op->n_rot);
+            a->simd->norm(x, x, op->weight, op->eps, op->head_dim);
+            a->simd->rotate(x, op->table + t * op->n_rot, op->n_rot);
         }
     }
 }
 
-void gqmm_norm_rope(gqmm_context *ctx, const gqmm_head_norm_rope *op)
+static void norm_rope(gqmm_context *ctx, const gqmm_head_norm_rope *op)
 {
-    gqmm_head_norm_rope copy = *op;
-    for_rows(ctx, op->n_rows, norm_rope_task, &copy);
+    head_args a = {gqmm_simd_of(ctx), op};
+    for_rows(ctx, op->n_rows, norm_rope_task, &a);
 }
+
+static gqmm_status finish(gqmm_context *ctx, gqmm_error *err)
+{
+    (void)ctx;
+    (void)err;
+    return GQMM_OK;
+}
+
+const gqmm_ops gqmm_ops_cpu = {
+    .device = "cpu",
+    .norm = norm,
+    .add = add_rows,
+    .norm_rope = norm_rope,
+    .store = gqmm_cpu_store,
+    .attend = gqmm_cpu_attend,
+    .attend_scratch = gqmm_cpu_attend_scratch,
+    .finish = finish,
+};

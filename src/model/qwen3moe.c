@@ -7,8 +7,7 @@
  * Weights of the chosen experts always add up to 1 in this architecture; no key says so. */
 #include "base/num.h"
 #include "base/status.h"
-#include "model/ops.h"
-#include "model/weights.h"
+#include "model/remote.h"
 
 #include <math.h>
 
@@ -21,9 +20,11 @@ typedef struct layer_weights {
 /* Keys and values stay f32. Rounding them to f16 would halve the cache, but moved a logit of the
  * tests' tiny model by 1.1e-3, past the 1e-3 that we keep to transformers. */
 typedef struct qwen3moe_state {
-    float *k, *v; /* [n_layers, max_tokens, n_kv_heads, head_dim] */
-    float *q;     /* [batch, n_heads, head_dim] */
-    float *seen;  /* the same: what attention saw */
+    gqmm_kv all;    /* of all layers, one behind the other */
+    float *q;       /* [batch, n_heads, head_dim] */
+    float *k, *v;   /* [batch, n_kv_heads, head_dim] of the new tokens */
+    float *seen;    /* as q: what attention saw */
+    float *scratch; /* of attention */
 } qwen3moe_state;
 
 static void load_layer(gqmm_loader *l, layer_weights *w, int32_t i)
@@ -93,13 +94,21 @@ static void describe_moe(const gqmm_session *s, const layer_weights *w, int64_t 
     d->workspace_bytes = s->workspace_bytes;
 }
 
+/* The numbers of tokens that workspace is asked for. A device's kernels change with the size of a
+ * batch, and a smaller one may need more: there, all small ones and then steps of a sixteenth. */
+static int64_t next_size(const gqmm_session *s, int64_t n)
+{
+    const int64_t next = n < 256 ? n + 1 : n + n / 16;
+    return s->remote && next < s->batch ? next : s->batch;
+}
+
 static gqmm_status reserve(gqmm_session *s, const layer_weights *w, gqmm_error *err)
 {
     const gqmm_linear *const dense[] = {&w->q, &w->k, &w->v, &w->out};
     gqmm_status status = GQMM_OK;
     for (int32_t i = 0; i < 4 && !status; i++)
         status = gqmm_session_reserve(s, dense[i], err);
-    for (int64_t n = 1; !status; n = s->batch) {
+    for (int64_t n = 1; !status; n = next_size(s, n)) {
         gqmm_moe_desc d;
         describe_moe(s, w, n, &d);
         status = gqmm_session_reserve_op(s, GQMM_OP_MOE, &d, err);
@@ -120,17 +129,25 @@ static gqmm_status open_session(gqmm_session *s, gqmm_error *err)
     if (!st)
         return gqmm_fail(err, GQMM_E_NOMEM, 0, "no memory for the session");
     s->state = st;
-    if (!gqmm_mul(&rows, hp->n_layers, s->max_tokens) || !gqmm_mul(&cache, rows, kv))
+    st->all = (gqmm_kv){.length = s->remote ? &s->remote->step->length : NULL,
+                        .capacity = gqmm_kv_round(s->max_tokens),
+                        .n_kv_heads = hp->n_kv_heads,
+                        .head_dim = hp->head_dim};
+    if (!gqmm_mul(&rows, hp->n_layers, st->all.capacity) || !gqmm_mul(&cache, rows, kv))
         cache = INT64_MAX;
-    st->k = gqmm_arena_alloc(&s->arena, cache, sizeof *st->k);
-    st->v = st->k ? gqmm_arena_alloc(&s->arena, cache, sizeof *st->v) : NULL;
-    if (!st->v)
+    st->all.k = gqmm_session_buffer(s, cache, sizeof *st->all.k);
+    st->all.v = st->all.k ? gqmm_session_buffer(s, cache, sizeof *st->all.v) : NULL;
+    if (!st->all.v)
         return gqmm_fail(err, GQMM_E_NOMEM, 0,
                          "no memory for the cache of %lld tokens (%lld bytes each)",
                          (long long)s->max_tokens, (long long)(hp->n_layers * kv * 8));
-    st->q = gqmm_arena_alloc(&s->arena, s->batch * q, sizeof *st->q);
-    st->seen = st->q ? gqmm_arena_alloc(&s->arena, s->batch * q, sizeof *st->seen) : NULL;
-    if (!st->seen)
+    st->q = gqmm_session_buffer(s, s->batch * q, sizeof *st->q);
+    st->k = gqmm_session_buffer(s, s->batch * kv, sizeof *st->k);
+    st->v = gqmm_session_buffer(s, s->batch * kv, sizeof *st->v);
+    st->seen = gqmm_session_buffer(s, s->batch * q, sizeof *st->seen);
+    const int64_t sums = s->model->ops->attend_scratch(s->max_tokens, hp->n_heads, hp->head_dim);
+    st->scratch = gqmm_session_buffer(s, sums, sizeof *st->scratch);
+    if (!st->q || !st->k || !st->v || !st->seen || !st->scratch)
         return gqmm_fail(err, GQMM_E_NOMEM, 0, "no memory for batches of %lld tokens",
                          (long long)s->batch);
     for (int32_t i = 0; i < hp->n_layers; i++) {
@@ -141,21 +158,30 @@ static gqmm_status open_session(gqmm_session *s, gqmm_error *err)
     return GQMM_OK;
 }
 
-/* s->y = what attention adds to the residual stream; s->h holds the normed input. */
-static gqmm_status attention(gqmm_session *s, const layer_weights *w, int32_t layer, int64_t n,
-                             gqmm_error *err)
+static gqmm_kv cache_of(const gqmm_session *s, int32_t layer)
+{
+    const qwen3moe_state *st = s->state;
+    const int64_t at = layer * st->all.capacity * st->all.n_kv_heads * st->all.head_dim;
+    gqmm_kv kv = st->all;
+    kv.k += at;
+    kv.v += at;
+    return kv;
+}
+
+/* Queries into st->q, keys and values into the cache. */
+static gqmm_status project(gqmm_session *s, const layer_weights *w, const gqmm_kv *kv, int64_t n,
+                           gqmm_error *err)
 {
     const gqmm_hparams *hp = &s->model->hp;
+    const gqmm_ops *ops = s->model->ops;
     gqmm_context *ctx = s->model->ctx;
     const qwen3moe_state *st = s->state;
-    const int64_t kv = (int64_t)hp->n_kv_heads * hp->head_dim;
-    float *k = st->k + layer * s->max_tokens * kv, *v = st->v + layer * s->max_tokens * kv;
-    float *new_k = k + s->length * kv;
     gqmm_status status;
     if ((status = gqmm_session_qmm(s, st->q, &w->q, s->h, n, err)) != GQMM_OK ||
-        (status = gqmm_session_qmm(s, new_k, &w->k, s->h, n, err)) != GQMM_OK ||
-        (status = gqmm_session_qmm(s, v + s->length * kv, &w->v, s->h, n, err)) != GQMM_OK)
+        (status = gqmm_session_qmm(s, st->k, &w->k, s->h, n, err)) != GQMM_OK ||
+        (status = gqmm_session_qmm(s, st->v, &w->v, s->h, n, err)) != GQMM_OK)
         return status;
+    gqmm_session_lap(s, GQMM_PART_PROJECTIONS);
     gqmm_head_norm_rope heads = {.x = st->q,
                                  .weight = w->q_norm,
                                  .table = s->rope,
@@ -164,41 +190,67 @@ static gqmm_status attention(gqmm_session *s, const layer_weights *w, int32_t la
                                  .head_dim = hp->head_dim,
                                  .n_rot = hp->n_rot,
                                  .n_rows = n};
-    gqmm_norm_rope(ctx, &heads);
-    heads.x = new_k;
-    heads.weight = w->k_norm;
-    heads.n_heads = hp->n_kv_heads;
-    gqmm_norm_rope(ctx, &heads);
-    gqmm_attend(ctx, &(gqmm_attention){.y = st->seen,
-                                       .q = st->q,
-                                       .k = k,
-                                       .v = v,
-                                       .first = s->length,
-                                       .n_tokens = n,
-                                       .n_heads = hp->n_heads,
-                                       .n_kv_heads = hp->n_kv_heads,
-                                       .head_dim = hp->head_dim,
-                                       .scale = 1.0f / sqrtf((float)hp->head_dim)});
-    return gqmm_session_qmm(s, s->y, &w->out, st->seen, n, err);
+    gqmm_head_norm_rope keys = heads;
+    keys.x = st->k;
+    keys.weight = w->k_norm;
+    keys.n_heads = hp->n_kv_heads;
+    if (ops->remote) {
+        ops->remote->heads(ctx, &heads, &keys, kv, st->v);
+        return GQMM_OK;
+    }
+    ops->norm_rope(ctx, &heads);
+    ops->norm_rope(ctx, &keys);
+    gqmm_session_lap(s, GQMM_PART_NORMS);
+    ops->store(ctx, kv, st->k, st->v, s->length, n);
+    return GQMM_OK;
+}
+
+/* s->y = what attention adds to the residual stream; s->h holds the normed input. */
+static gqmm_status attention(gqmm_session *s, const layer_weights *w, int32_t layer, int64_t n,
+                             gqmm_error *err)
+{
+    const gqmm_hparams *hp = &s->model->hp;
+    const qwen3moe_state *st = s->state;
+    const gqmm_kv kv = cache_of(s, layer);
+    gqmm_status status = project(s, w, &kv, n, err);
+    if (status)
+        return status;
+    s->model->ops->attend(s->model->ctx,
+                          &(gqmm_attention){.y = st->seen,
+                                            .q = st->q,
+                                            .kv = kv,
+                                            .scratch = st->scratch,
+                                            .first = s->length,
+                                            .n_tokens = n,
+                                            .n_heads = hp->n_heads,
+                                            .scale = 1.0f / sqrtf((float)hp->head_dim)});
+    gqmm_session_lap(s, GQMM_PART_ATTENTION);
+    status = gqmm_session_qmm(s, s->y, &w->out, st->seen, n, err);
+    gqmm_session_lap(s, GQMM_PART_PROJECTIONS);
+    return status;
 }
 
 static gqmm_status run_layer(gqmm_session *s, int32_t layer, int64_t n, gqmm_error *err)
 {
     const gqmm_hparams *hp = &s->model->hp;
+    const gqmm_ops *ops = s->model->ops;
     gqmm_context *ctx = s->model->ctx;
     const layer_weights *w = (const layer_weights *)s->model->layers + layer;
     gqmm_moe_desc moe;
-    gqmm_rms_norm(ctx, s->h, s->x, w->attn_norm, hp->rms_eps, n, hp->n_embd);
+    ops->norm(ctx, s->h, s->x, NULL, w->attn_norm, hp->rms_eps, n, hp->n_embd);
+    gqmm_session_lap(s, GQMM_PART_NORMS);
     gqmm_status status = attention(s, w, layer, n, err);
     if (status)
         return status;
-    gqmm_add_rows(ctx, s->x, s->y, n, hp->n_embd);
-    gqmm_rms_norm(ctx, s->h, s->x, w->ffn_norm, hp->rms_eps, n, hp->n_embd);
+    ops->norm(ctx, s->h, s->x, s->y, w->ffn_norm, hp->rms_eps, n, hp->n_embd);
+    gqmm_session_lap(s, GQMM_PART_NORMS);
     describe_moe(s, w, n, &moe);
     status = gqmm_moe(ctx, &moe, err);
+    gqmm_session_lap(s, GQMM_PART_EXPERTS);
     if (status)
         return status;
-    gqmm_add_rows(ctx, s->x, s->y, n, hp->n_embd);
+    ops->add(ctx, s->x, s->y, n, hp->n_embd);
+    gqmm_session_lap(s, GQMM_PART_NORMS);
     return GQMM_OK;
 }
 

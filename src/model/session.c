@@ -3,13 +3,34 @@
 #include "base/memory.h"
 #include "base/num.h"
 #include "base/status.h"
-#include "model/model.h"
-#include "model/ops.h"
+#include "model/remote.h"
 
 #include <string.h>
+#include <time.h>
 
 /* Beyond MAX_BATCH nothing gets faster, and the tasks of one batch must fit in an int32. */
 enum { DEFAULT_BATCH = 512, MAX_BATCH = 1 << 16 };
+
+static int64_t nanoseconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+void gqmm_session_lap(gqmm_session *s, gqmm_part part)
+{
+    if (s->remote)
+        return;
+    const int64_t now = nanoseconds();
+    s->spent[part] += now - s->mark;
+    s->mark = now;
+}
+
+void *gqmm_session_buffer(gqmm_session *s, int64_t n, int64_t size)
+{
+    return s->remote ? gqmm_remote_alloc(s, n, size) : gqmm_arena_alloc(&s->arena, n, size);
+}
 
 static void describe_dense(const gqmm_session *s, float *y, const gqmm_linear *w, const float *x,
                            int64_t m, gqmm_dense *d)
@@ -60,24 +81,32 @@ static gqmm_status open_session(gqmm_session *s, gqmm_error *err)
 {
     const gqmm_model *m = s->model;
     const gqmm_hparams *hp = &m->hp;
-    s->x = gqmm_arena_alloc(&s->arena, s->batch * hp->n_embd, sizeof *s->x);
-    s->h = gqmm_arena_alloc(&s->arena, s->batch * hp->n_embd, sizeof *s->h);
-    s->y = gqmm_arena_alloc(&s->arena, s->batch * hp->n_embd, sizeof *s->y);
-    s->rope = gqmm_arena_alloc(&s->arena, s->batch * hp->n_rot, sizeof *s->rope);
+    gqmm_status status = GQMM_OK;
     s->inv_freq = gqmm_arena_alloc(&s->arena, hp->n_rot / 2, sizeof *s->inv_freq);
-    s->logits = gqmm_arena_alloc(&s->arena, hp->n_vocab, sizeof *s->logits);
-    if (!s->x || !s->h || !s->y || !s->rope || !s->inv_freq || !s->logits)
+    if (!s->inv_freq)
+        return gqmm_fail(err, GQMM_E_NOMEM, 0, "no memory for the session");
+    gqmm_rope_frequencies(s->inv_freq, hp->n_rot, hp->rope_base);
+    if (m->ops->remote)
+        status = gqmm_remote_open(s, err);
+    else
+        s->logits = gqmm_session_buffer(s, hp->n_vocab, sizeof *s->logits);
+    if (status)
+        return status;
+    s->x = gqmm_session_buffer(s, s->batch * hp->n_embd, sizeof *s->x);
+    s->h = gqmm_session_buffer(s, s->batch * hp->n_embd, sizeof *s->h);
+    s->y = gqmm_session_buffer(s, s->batch * hp->n_embd, sizeof *s->y);
+    s->rope = gqmm_session_buffer(s, s->batch * hp->n_rot, sizeof *s->rope);
+    if (!s->x || !s->h || !s->y || !s->rope || !s->logits)
         return gqmm_fail(err, GQMM_E_NOMEM, 0, "no memory for batches of %lld tokens",
                          (long long)s->batch);
-    gqmm_rope_frequencies(s->inv_freq, hp->n_rot, hp->rope_base);
-    gqmm_status status = m->arch->open(s, err);
+    status = m->arch->open(s, err);
     if (status || (status = gqmm_session_reserve(s, &m->output, err)) != GQMM_OK)
         return status;
-    s->workspace = gqmm_arena_alloc(&s->arena, (int64_t)s->workspace_bytes, 1);
+    s->workspace = gqmm_session_buffer(s, (int64_t)s->workspace_bytes, 1);
     if (!s->workspace)
         return gqmm_fail(err, GQMM_E_NOMEM, 0, "no memory for %zu bytes of workspace",
                          s->workspace_bytes);
-    return GQMM_OK;
+    return m->ops->finish(m->ctx, err);
 }
 
 static gqmm_status check_sizes(const gqmm_model *model, int64_t max_tokens, int64_t batch,
@@ -127,6 +156,7 @@ void gqmm_session_destroy(gqmm_session *s)
     if (!s)
         return;
     const gqmm_allocator a = s->arena.allocator;
+    gqmm_remote_close(s);
     gqmm_arena_clear(&s->arena);
     gqmm_release(&a, s, 1, sizeof *s);
 }
@@ -149,8 +179,19 @@ static gqmm_status check_tokens(const gqmm_session *s, const int32_t *tokens, in
     return GQMM_OK;
 }
 
-/* s->x through embedding and all layers, for n tokens at the end of the sequence. */
-static gqmm_status run_trunk(gqmm_session *s, const int32_t *tokens, int64_t n, gqmm_error *err)
+/* Shows the residual stream to whoever asked for it. */
+static gqmm_status show(gqmm_session *s, int32_t layer, int64_t n, gqmm_error *err)
+{
+    gqmm_status status = GQMM_OK;
+    if (!s->seen)
+        return status;
+    const float *x = s->remote ? gqmm_remote_residual(s, n, &status, err) : s->x;
+    if (!status)
+        s->seen(s->seen_user, layer, x, n);
+    return status;
+}
+
+gqmm_status gqmm_session_trunk(gqmm_session *s, const int32_t *ids, int64_t n, gqmm_error *err)
 {
     const gqmm_model *m = s->model;
     gqmm_embed_desc embed;
@@ -158,28 +199,45 @@ static gqmm_status run_trunk(gqmm_session *s, const int32_t *tokens, int64_t n, 
     embed.w = m->embed.w;
     embed.y_type = GQMM_F32;
     embed.n_ids = n;
-    embed.ids = tokens;
+    embed.ids = ids;
     embed.y = s->x;
     gqmm_status status = gqmm_embed(m->ctx, &embed, err);
-    if (!status && s->seen)
-        s->seen(s->seen_user, -1, s->x, n);
-    gqmm_rope_table(s->rope, s->inv_freq, s->length, n, m->hp.n_rot);
+    if (!status)
+        status = show(s, -1, n, err);
+    if (s->remote)
+        m->ops->remote->rope(m->ctx, s->rope, s->remote->inv_freq, &s->remote->step->length, n,
+                             m->hp.n_rot);
+    else
+        gqmm_rope_table(s->rope, s->inv_freq, s->length, n, m->hp.n_rot);
+    gqmm_session_lap(s, GQMM_PART_EMBED);
     for (int32_t i = 0; i < m->hp.n_layers && !status; i++) {
         status = m->arch->layer(s, i, n, err);
-        if (!status && s->seen)
-            s->seen(s->seen_user, i, s->x, n);
+        if (!status)
+            status = show(s, i, n, err);
     }
     return status;
 }
 
-/* Final norm and head of rows [first, first + n) of s->x. */
-static gqmm_status run_head(gqmm_session *s, float *logits, int64_t first, int64_t n,
-                            gqmm_error *err)
+gqmm_status gqmm_session_head(gqmm_session *s, float *logits, int64_t first, int64_t n,
+                              gqmm_error *err)
 {
     const gqmm_model *m = s->model;
-    const float *x = s->x + first * m->hp.n_embd;
-    gqmm_rms_norm(m->ctx, s->h, x, m->output_norm, m->hp.rms_eps, n, m->hp.n_embd);
-    return gqmm_session_qmm(s, logits, &m->output, s->h, n, err);
+    float *x = s->x + first * m->hp.n_embd;
+    m->ops->norm(m->ctx, s->h, x, NULL, m->output_norm, m->hp.rms_eps, n, m->hp.n_embd);
+    const gqmm_status status = gqmm_session_qmm(s, logits, &m->output, s->h, n, err);
+    gqmm_session_lap(s, GQMM_PART_LOGITS);
+    return status;
+}
+
+/* One batch: logits of all its tokens into `all`, or, where wanted, of the last into s->logits. */
+static gqmm_status run_batch(gqmm_session *s, const int32_t *tokens, int64_t n, float *all,
+                             int32_t want, gqmm_error *err)
+{
+    const gqmm_status status = gqmm_session_trunk(s, tokens, n, err);
+    if (status || (!all && !want))
+        return status;
+    return all ? gqmm_session_head(s, all, 0, n, err)
+               : gqmm_session_head(s, s->logits, n - 1, 1, err);
 }
 
 /* The length moves batch by batch and goes back on failure: what a failed call left in the cache
@@ -191,14 +249,12 @@ gqmm_status gqmm_session_eval(gqmm_session *s, const int32_t *tokens, int64_t n,
         return gqmm_fail(err, GQMM_E_ARG, 0, "session is NULL");
     const int64_t before = s->length, n_vocab = s->model->hp.n_vocab;
     gqmm_status status = check_tokens(s, tokens, n, err);
+    s->mark = nanoseconds();
     for (int64_t at = 0, now; at < n && !status; at += now) {
         const int last = n - at <= s->batch;
         now = last ? n - at : s->batch;
-        status = run_trunk(s, tokens + at, now, err);
-        if (!status && all_logits)
-            status = run_head(s, all_logits + at * n_vocab, 0, now, err);
-        else if (!status && last)
-            status = run_head(s, s->logits, now - 1, 1, err);
+        status = (s->remote ? gqmm_remote_batch : run_batch)(
+            s, tokens + at, now, all_logits ? all_logits + at * n_vocab : NULL, last, err);
         s->length += now;
     }
     if (status) {
@@ -210,6 +266,23 @@ gqmm_status gqmm_session_eval(gqmm_session *s, const int32_t *tokens, int64_t n,
     if (n > 0)
         s->has_logits = 1;
     return GQMM_OK;
+}
+
+void gqmm_session_get_times(const gqmm_session *s, gqmm_session_times *times)
+{
+    if (!s || !times)
+        return;
+    double seconds[GQMM_PARTS];
+    for (int32_t i = 0; i < GQMM_PARTS; i++)
+        seconds[i] = (double)s->spent[i] * 1e-9;
+    gqmm_session_times t = {.struct_size = times->struct_size,
+                            .embed = seconds[GQMM_PART_EMBED],
+                            .norms = seconds[GQMM_PART_NORMS],
+                            .projections = seconds[GQMM_PART_PROJECTIONS],
+                            .attention = seconds[GQMM_PART_ATTENTION],
+                            .experts = seconds[GQMM_PART_EXPERTS],
+                            .logits = seconds[GQMM_PART_LOGITS]};
+    memcpy(times, &t, times->struct_size < sizeof t ? times->struct_size : sizeof t);
 }
 
 const float *gqmm_session_logits(const gqmm_session *s)
@@ -240,7 +313,12 @@ gqmm_status gqmm_session_truncate(gqmm_session *s, int64_t n, gqmm_error *err)
 
 int64_t gqmm_session_bytes(const gqmm_session *s)
 {
-    return s ? s->arena.bytes : 0;
+    return s ? s->arena.bytes + gqmm_session_device_bytes(s) : 0;
+}
+
+int64_t gqmm_session_device_bytes(const gqmm_session *s)
+{
+    return s && s->remote ? s->remote->bytes : 0;
 }
 
 void gqmm_session_observe(gqmm_session *s,

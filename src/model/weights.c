@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Tensors by exact name and exact shape. */
-#include "model/weights.h"
+#include "model/remote.h"
 
 #include "base/convert.h"
 #include "base/status.h"
@@ -118,7 +118,7 @@ void gqmm_load_vector(gqmm_loader *l, float **out, int32_t layer, const char *na
         return;
     }
     gqmm_widen(v, t->data, float_type(t->format), n);
-    *out = v;
+    *out = l->model->ops->remote ? gqmm_remote_keep(l, v, n * (int64_t)sizeof *v) : v;
 }
 
 /* `t` as a handle that the model owns. */
@@ -133,7 +133,7 @@ static void make_matrix(gqmm_loader *l, gqmm_linear *out, const gqmm_tensor *t,
     d.n_cols = shape[0];
     d.n_rows = shape[1];
     d.n_experts = shape[2];
-    d.plane[0] = t->data;
+    d.plane[0] = m->ops->remote ? gqmm_remote_keep(l, t->data, t->n_bytes) : t->data;
     if (may_repack && l->repack && gqmm_repack_target(t->format))
         l->status = gqmm_repack_weights(m, &d, l->err);
     if (!l->status)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Checks that several operations need, and the layout of a workspace. */
-#include "op/op.h"
+#include "op/device.h"
 
 #include <inttypes.h>
 
@@ -102,10 +102,18 @@ static gqmm_status workspace(gqmm_context *ctx, void *given, size_t given_bytes,
         return GQMM_OK;
     }
     if (ctx->scratch_bytes < bytes) {
-        uint8_t *grown = gqmm_alloc_raw(&ctx->memory, bytes, 1);
-        if (!grown)
-            return gqmm_fail(err, GQMM_E_NOMEM, 0, "no memory for %zu bytes of scratch", bytes);
-        gqmm_release(&ctx->memory, ctx->scratch, ctx->scratch_bytes, 1);
+        void *grown = NULL;
+        if (ctx->device) {
+            const gqmm_status st = gqmm_device_alloc(ctx, bytes, &grown, err);
+            if (st != GQMM_OK)
+                return st;
+            gqmm_device_free(ctx, ctx->scratch, ctx->scratch_bytes);
+        } else {
+            grown = gqmm_alloc_raw(&ctx->memory, bytes, 1);
+            if (!grown)
+                return gqmm_fail(err, GQMM_E_NOMEM, 0, "no memory for %zu bytes of scratch", bytes);
+            gqmm_release(&ctx->memory, ctx->scratch, ctx->scratch_bytes, 1);
+        }
         ctx->scratch = grown;
         ctx->scratch_bytes = bytes;
     }

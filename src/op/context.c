@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /* Contexts, and how a call runs on their threads. */
-#include "op/op.h"
+#include "op/device.h"
 #include "op/pool.h"
 
 #include <stdio.h>
 #include <string.h>
 
 enum { MAX_THREADS = 1024 };
+
+static bool on_cpu(const gqmm_context_desc *d)
+{
+    return !d->device || strcmp(d->device, "cpu") == 0;
+}
 
 /* Older callers pass a smaller struct: what they do not know of is zero. */
 static gqmm_status read_desc(gqmm_context_desc *d, const gqmm_context_desc *given, gqmm_error *err)
@@ -22,16 +27,27 @@ static gqmm_status read_desc(gqmm_context_desc *d, const gqmm_context_desc *give
     if (d->n_threads < 0 || d->n_threads > MAX_THREADS)
         return gqmm_fail(err, GQMM_E_ARG, 0, "n_threads is %d, expected 0 to %d", d->n_threads,
                          MAX_THREADS);
-    if (d->device && strcmp(d->device, "cpu") != 0)
-        return gqmm_fail(err, GQMM_E_ARG, 0, "device \"%s\" is unknown; this build has \"cpu\"",
-                         d->device);
     if (d->isa && gqmm_isa_by_name(d->isa) < 0)
         return gqmm_fail(err, GQMM_E_ARG, 0, "isa \"%s\" is unknown; gqmm_isa_at() lists them",
                          d->isa);
-    if (d->isa && !gqmm_isa_runs(gqmm_isa_by_name(d->isa)))
+    if (on_cpu(d) && d->isa && !gqmm_isa_runs(gqmm_isa_by_name(d->isa)))
         return gqmm_fail(err, GQMM_E_ARG, 0, "isa \"%s\" does not run on this CPU (%s)", d->isa,
                          gqmm_cpu_features());
     return GQMM_OK;
+}
+
+static gqmm_status open_device(gqmm_context *ctx, const gqmm_context_desc *d, gqmm_error *err)
+{
+    const gqmm_device_ops *ops = NULL;
+    int32_t index = 0;
+    char why[160];
+    if (!gqmm_device_by_name(d->device, &ops, &index)) {
+        gqmm_device_text(d->device, why, sizeof why);
+        return gqmm_fail(err, GQMM_E_ARG, 0, "device \"%s\" is not there: %s", d->device, why);
+    }
+    ctx->n_threads = 1;
+    ctx->device = ops;
+    return ops->open(ctx, index, d->isa, d->stream, err);
 }
 
 gqmm_status gqmm_context_create(const gqmm_context_desc *desc, gqmm_context **out, gqmm_error *err)
@@ -51,6 +67,14 @@ gqmm_status gqmm_context_create(const gqmm_context_desc *desc, gqmm_context **ou
     if (!ctx)
         return gqmm_fail(err, GQMM_E_NOMEM, 0, "no memory for a context of %zu bytes", sizeof *ctx);
     ctx->memory = memory;
+    if (!on_cpu(&d)) {
+        st = open_device(ctx, &d, err);
+        if (st != GQMM_OK)
+            gqmm_context_destroy(ctx);
+        else
+            *out = ctx;
+        return st;
+    }
     ctx->n_threads = d.n_threads ? d.n_threads : gqmm_default_threads();
     ctx->max_isa = d.isa ? gqmm_isa_by_name(d.isa) : gqmm_isa_best();
     ctx->parallel_for = d.parallel_for;
@@ -73,7 +97,13 @@ void gqmm_context_destroy(gqmm_context *ctx)
     if (!ctx)
         return;
     gqmm_pool_destroy(ctx->pool);
-    gqmm_release(&ctx->memory, ctx->scratch, ctx->scratch_bytes, 1);
+    if (ctx->device) {
+        if (ctx->device_state)
+            gqmm_device_free(ctx, ctx->scratch, ctx->scratch_bytes);
+        ctx->device->close(ctx);
+    } else {
+        gqmm_release(&ctx->memory, ctx->scratch, ctx->scratch_bytes, 1);
+    }
     gqmm_release(&ctx->memory, ctx, 1, sizeof *ctx);
 }
 
@@ -165,6 +195,8 @@ gqmm_status gqmm_run(gqmm_context *ctx, const gqmm_op *op, const void *desc, gqm
     gqmm_status st = check_call(ctx, op, desc, err);
     if (st != GQMM_OK || (st = op->prepare(ctx, desc, &ctx->job, &bytes, err)) != GQMM_OK)
         return st;
+    if (ctx->device)
+        return GQMM_OK;
     run_job(ctx, &ctx->job);
     return GQMM_OK;
 }
@@ -224,6 +256,8 @@ gqmm_status gqmm_enter(gqmm_context *ctx, int32_t op, const void *desc, int32_t 
     const gqmm_op *o = op_by_number(op);
     if (!ctx || !o)
         return gqmm_fail(err, GQMM_E_ARG, 0, o ? "ctx is NULL" : "operation %d is unknown", op);
+    if (ctx->device)
+        return gqmm_fail(err, GQMM_E_UNSUPPORTED, 0, "gqmm_enter() is for CPU contexts");
     if (nth < 1 || ith < 0 || ith >= nth)
         return gqmm_fail(err, GQMM_E_ARG, 0, "thread %d of %d: expected 0 <= ith < nth", ith, nth);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* gather_qmm, and qmm as its case of one pair. Phases: bring x to the precision, multiply expert by
  * expert, round and zero what is left. */
+#include "op/device.h"
 #include "op/products.h"
 
 #include <inttypes.h>
@@ -67,7 +68,7 @@ static void convert_row(const state *s, int64_t row)
     if (s->d.precision != GQMM_INT8)
         return;
     gqmm_act *a = s->xa + row * blocks;
-    gqmm_act_quantize(a, x, s->k);
+    s->d.w->kernel->fns->rows->quantize(a, x, s->k);
     if (!s->d.transpose)
         for (int64_t i = 0; i < s->k; i++)
             x[i] = a[i / GQMM_ACT_ELEMS].scale * (float)a[i / GQMM_ACT_ELEMS].q[i % GQMM_ACT_ELEMS];
@@ -87,7 +88,7 @@ static void multiply(void *arg, int64_t task, int64_t upcoming)
     const state *s = arg;
     const gqmm_piece piece = gqmm_products_piece(&s->products, task);
     const gqmm_piece next = gqmm_products_piece(&s->products, upcoming < 0 ? task : upcoming);
-    gqmm_products_run(&s->products, &piece, &s->products, upcoming < 0 ? NULL : &next);
+    gqmm_products_run(&s->products, &piece, NULL, &s->products, upcoming < 0 ? NULL : &next);
 }
 
 static void finish(void *arg, int64_t task)
@@ -210,7 +211,7 @@ static gqmm_status check_shape(state *s, gqmm_error *err)
 }
 
 static gqmm_status check_ids(const char *name, const int32_t *ids, int64_t stride, int64_t n,
-                             int64_t limit, gqmm_error *err)
+                             int64_t limit, bool on_host, gqmm_error *err)
 {
     if (!ids && n > limit)
         return gqmm_fail(err, GQMM_E_INDEX, 0,
@@ -218,7 +219,7 @@ static gqmm_status check_ids(const char *name, const int32_t *ids, int64_t strid
                          name, n, limit);
     if ((uintptr_t)ids % sizeof *ids != 0)
         return gqmm_fail(err, GQMM_E_ARG, 0, "%s is not aligned to 4 bytes", name);
-    for (int64_t p = 0; ids && p < n; p++) {
+    for (int64_t p = 0; ids && on_host && p < n; p++) {
         const int32_t id = ids[p * stride];
         if (id < -1 || id >= limit)
             return gqmm_fail(err, GQMM_E_INDEX, 0,
@@ -228,7 +229,8 @@ static gqmm_status check_ids(const char *name, const int32_t *ids, int64_t strid
     return GQMM_OK;
 }
 
-static gqmm_status check_data(const state *s, gqmm_error *err)
+/* Ids are looked at when they lie in memory of the host. */
+static gqmm_status check_data(const state *s, bool on_host, gqmm_error *err)
 {
     const gqmm_gather *d = &s->d;
     gqmm_status st;
@@ -257,9 +259,20 @@ static gqmm_status check_data(const state *s, gqmm_error *err)
         (st = gqmm_check_disjoint(&y, &x, err)) != GQMM_OK ||
         (st = gqmm_check_disjoint(&y, &lhs, err)) != GQMM_OK ||
         (st = gqmm_check_disjoint(&y, &rhs, err)) != GQMM_OK ||
-        (st = check_ids("lhs", d->lhs, d->lhs_stride, d->n_pairs, d->n_x, err)) != GQMM_OK)
+        (st = check_ids("lhs", d->lhs, d->lhs_stride, d->n_pairs, d->n_x, on_host, err)) != GQMM_OK)
         return st;
-    return check_ids("rhs", d->rhs, d->rhs_stride, d->n_pairs, d->w->n_experts, err);
+    return check_ids("rhs", d->rhs, d->rhs_stride, d->n_pairs, d->w->n_experts, on_host, err);
+}
+
+/* Many activation rows are read once for each task: where enough tasks remain, larger ones. */
+static int64_t chunk(const state *s)
+{
+    int64_t rows = GQMM_CHUNK_ROWS;
+    if (!s->d.transpose)
+        return GQMM_CHUNK_COLS;
+    while (s->d.m > 2 * GQMM_BATCH_ROWS && rows < 4 * GQMM_CHUNK_ROWS && s->n / (2 * rows) >= 16)
+        rows *= 2;
+    return rows;
 }
 
 static gqmm_status prepare_state(gqmm_context *ctx, const gqmm_gather *desc, gqmm_job *job,
@@ -269,8 +282,11 @@ static gqmm_status prepare_state(gqmm_context *ctx, const gqmm_gather *desc, gqm
     gqmm_status st;
 
     *s = sizing;
-    if ((st = check_shape(s, err)) != GQMM_OK || (job && (st = check_data(s, err)) != GQMM_OK))
+    if ((st = check_shape(s, err)) != GQMM_OK ||
+        (job && (st = check_data(s, !ctx->device, err)) != GQMM_OK))
         return st;
+    if (ctx->device)
+        return ctx->device->gather(ctx, &s->d, s->n, s->k, job != NULL, bytes, err);
     st = gqmm_lay_out(ctx, take_all, s, job != NULL, s->d.workspace, s->d.workspace_bytes, bytes,
                       err);
     if (st != GQMM_OK || !job)
@@ -281,6 +297,7 @@ static gqmm_status prepare_state(gqmm_context *ctx, const gqmm_gather *desc, gqm
     pr->k = s->k;
     pr->precision = s->d.precision;
     pr->transpose = s->d.transpose;
+    pr->chunk = chunk(s);
     pr->segments = s->segments;
     const int64_t n_used = route(s);
     const bool untouched_rows = n_used < s->d.n_pairs;
@@ -338,7 +355,7 @@ static gqmm_status prepare_dense(gqmm_context *ctx, const void *desc, gqmm_job *
     g.x = d->x;
     g.y_row_stride = d->y_row_stride;
     g.x_row_stride = d->x_row_stride;
-    g.rhs = &zero;
+    g.rhs = ctx->device ? NULL : &zero; /* one pair, so that NULL says the same */
     g.workspace = d->workspace;
     g.workspace_bytes = d->workspace_bytes;
     return prepare_state(ctx, &g, job, bytes, err);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* gqmm_moe: checks, workspace and the job; its phases are in moe_phases.c. */
 #include "op/moe.h"
+#include "op/device.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -48,6 +49,7 @@ static gqmm_status check_experts(gqmm_moe_state *s, gqmm_error *err)
     if (!d->gate || !d->down)
         return gqmm_fail(err, GQMM_E_ARG, 0, "%s is NULL", d->gate ? "down" : "gate");
     s->width = d->gate->n_cols;
+    s->fns = d->gate->kernel->fns->rows;
     s->n_experts = d->gate->n_experts;
     st = check_ffn(&s->routed, routed, d->gate, d->up, d->down, s->n_experts, s->width, err);
     if (st != GQMM_OK)
@@ -133,7 +135,8 @@ static gqmm_status check_lists(const gqmm_moe_state *s, const gqmm_span *y, cons
     return gqmm_check_disjoint(&ids, &weights, err);
 }
 
-static gqmm_status check_data(const gqmm_moe_state *s, gqmm_error *err)
+/* Ids are looked at when they lie in memory of the host. */
+static gqmm_status check_data(const gqmm_moe_state *s, bool on_host, gqmm_error *err)
 {
     const gqmm_moe_desc *d = &s->d;
     const gqmm_span y = {"y", d->y, s->n_tokens, s->width, d->y_row_stride, d->y_type};
@@ -146,7 +149,7 @@ static gqmm_status check_data(const gqmm_moe_state *s, gqmm_error *err)
     if (!d->ids || !d->weights)
         return gqmm_fail(err, GQMM_E_ARG, 0, "%s is NULL, needed without a router",
                          d->ids ? "weights" : "ids");
-    for (int64_t p = 0; p < s->n_pairs; p++)
+    for (int64_t p = 0; on_host && p < s->n_pairs; p++)
         if (d->ids[p] < -1 || d->ids[p] >= s->n_experts)
             return gqmm_fail(err, GQMM_E_INDEX, 0,
                              "ids[%" PRId64 ", %" PRId64
@@ -167,18 +170,17 @@ static void *take(gqmm_layout *l, int64_t n, int64_t m, size_t size)
 static void take_ffn(gqmm_moe_state *s, gqmm_ffn *f, gqmm_layout *l, int64_t n_experts)
 {
     const int64_t n = f->rows, acts = s->d.precision == GQMM_INT8 ? n : 0;
-    f->gate = take(l, n, f->width, sizeof *f->gate);
-    f->up = take(l, n, f->width, sizeof *f->up);
+    const int64_t segments = gqmm_segments_most(n, n_experts);
+    f->h = take(l, n - acts, f->width, sizeof *f->h);
     f->act = take(l, acts, gqmm_act_blocks(f->width), sizeof *f->act);
-    f->out = take(l, n, s->width, sizeof *f->out);
-    f->segments = take(l, gqmm_segments_most(n, n_experts), 1, sizeof *f->segments);
+    f->segments = take(l, segments, 1, sizeof *f->segments);
+    f->order = take(l, segments, 1, sizeof *f->order);
     f->x_rows = take(l, n, 1, sizeof *f->x_rows);
-    f->h_rows = take(l, n, 1, sizeof *f->h_rows);
+    f->h_rows = take(l, n - acts, 1, sizeof *f->h_rows);
     f->x_acts = take(l, acts, 1, sizeof *f->x_acts);
     f->h_acts = take(l, acts, 1, sizeof *f->h_acts);
-    f->gate_rows = take(l, n, 1, sizeof *f->gate_rows);
-    f->up_rows = take(l, n, 1, sizeof *f->up_rows);
-    f->out_rows = take(l, n, 1, sizeof *f->out_rows);
+    f->y_rows = take(l, n, 1, sizeof *f->y_rows);
+    f->factors = take(l, n, 1, sizeof *f->factors);
 }
 
 static void take_all(void *arg, gqmm_layout *l)
@@ -188,6 +190,7 @@ static void take_all(void *arg, gqmm_layout *l)
     const int64_t t = s->n_tokens;
     s->x = take(l, d->x_type == GQMM_F32 ? 0 : t, s->width, sizeof *s->x);
     s->act = take(l, d->precision == GQMM_INT8 ? t : 0, gqmm_act_blocks(s->width), sizeof *s->act);
+    s->sum = take(l, d->y_type == GQMM_F32 ? 0 : t, s->width, sizeof *s->sum);
     s->x_rows = take(l, t, 1, sizeof *s->x_rows);
     s->token_segments = take(l, gqmm_segments_most(t, 1), 1, sizeof *s->token_segments);
     s->logits = take(l, d->router ? t : 0, s->n_experts, sizeof *s->logits);
@@ -205,31 +208,41 @@ static void take_all(void *arg, gqmm_layout *l)
         s->weights = d->weights;
 }
 
-static void set_ffn(const gqmm_moe_state *s, gqmm_ffn *f)
+/* Wide tasks read longer pieces of each expert, and rows of h less often; but every thread needs a
+ * few. The bits of y do not depend on it. */
+static int64_t down_chunk(const gqmm_moe_state *s, int32_t n_threads)
+{
+    int64_t chunk = 2 * GQMM_CHUNK_ROWS;
+    while (chunk > GQMM_CHUNK_ROWS / 2 && gqmm_ceil_div(s->width, chunk) < 8 * n_threads)
+        chunk /= 2;
+    return chunk;
+}
+
+static void set_ffn(const gqmm_moe_state *s, gqmm_ffn *f, int32_t n_threads)
 {
     const gqmm_products base = {.precision = s->d.precision,
                                 .transpose = 1,
                                 .segments = f->segments,
+                                .order = f->order,
                                 .x = f->x_rows,
                                 .a = f->x_acts,
                                 .n = f->width,
-                                .k = s->width};
+                                .k = s->width,
+                                .chunk = GQMM_CHUNK_ROWS};
     f->gate_p = f->up_p = f->down_p = base;
     f->gate_p.w = f->gate_w;
-    f->gate_p.y = f->gate_rows;
     f->up_p.w = f->up_w;
-    f->up_p.y = f->up_rows;
     f->up_p.row0 = f->gate_w && f->gate_w->n_rows > f->width ? f->width : 0; /* fused */
     f->down_p.w = f->down_w;
     f->down_p.n = s->width;
     f->down_p.k = f->width;
+    f->down_p.chunk = down_chunk(s, n_threads);
     f->down_p.x = f->h_rows;
     f->down_p.a = f->h_acts;
-    f->down_p.y = f->out_rows;
 }
 
 /* Everything that does not depend on the routing. */
-static void set_products(gqmm_moe_state *s)
+static void set_products(gqmm_moe_state *s, int32_t n_threads)
 {
     const int64_t size = (int64_t)gqmm_type_size(s->d.x_type);
     for (int64_t t = 0; t < s->n_tokens; t++) {
@@ -243,6 +256,7 @@ static void set_products(gqmm_moe_state *s)
     const gqmm_products base = {.precision = GQMM_EXACT,
                                 .transpose = 1,
                                 .k = s->width,
+                                .chunk = GQMM_CHUNK_ROWS,
                                 .segments = s->token_segments,
                                 .n_segments = gqmm_segments_cut(s->token_segments, s->n_tokens),
                                 .x = s->x_rows};
@@ -253,8 +267,8 @@ static void set_products(gqmm_moe_state *s)
     s->shared_scale_p.w = s->d.shared_scale;
     s->shared_scale_p.n = s->d.shared_scale ? 1 : 0;
     s->shared_scale_p.y = s->shared_rows;
-    set_ffn(s, &s->routed);
-    set_ffn(s, &s->shared);
+    set_ffn(s, &s->routed, n_threads);
+    set_ffn(s, &s->shared, n_threads);
 }
 
 static void set_job(gqmm_moe_state *s, gqmm_job *job)
@@ -267,10 +281,10 @@ static void set_job(gqmm_moe_state *s, gqmm_job *job)
     gqmm_job_add(job, gqmm_moe_logits, logits);
     gqmm_job_add(job, gqmm_moe_choose, s->d.router ? per_token : 0);
     gqmm_job_add(job, gqmm_moe_sort, s->n_tokens > 0);
-    gqmm_job_add_ahead(job, gqmm_moe_gate_up, 0); /* these three are counted by the sort */
-    gqmm_job_add(job, gqmm_moe_requantize, 0);
-    gqmm_job_add_ahead(job, gqmm_moe_down, 0);
-    gqmm_job_add(job, gqmm_moe_combine, per_token);
+    gqmm_job_add_ahead(job, gqmm_moe_gate_up, 0); /* counted by the sort */
+    gqmm_job_add_ahead(job, gqmm_moe_down,
+                       s->n_tokens > 0 ? gqmm_ceil_div(s->width, s->routed.down_p.chunk) : 0);
+    gqmm_job_add(job, gqmm_moe_round, s->sum ? per_token : 0);
     s->job = job;
 }
 
@@ -282,13 +296,16 @@ static gqmm_status prepare(gqmm_context *ctx, const void *desc, gqmm_job *job, s
     gqmm_status st;
 
     *s = sizing;
-    if ((st = check_shape(s, err)) != GQMM_OK || (job && (st = check_data(s, err)) != GQMM_OK))
+    if ((st = check_shape(s, err)) != GQMM_OK ||
+        (job && (st = check_data(s, !ctx->device, err)) != GQMM_OK))
         return st;
+    if (ctx->device)
+        return ctx->device->moe(ctx, s, job != NULL, bytes, err);
     st = gqmm_lay_out(ctx, take_all, s, job != NULL, s->d.workspace, s->d.workspace_bytes, bytes,
                       err);
     if (st != GQMM_OK || !job)
         return st;
-    set_products(s);
+    set_products(s, ctx->n_threads);
     set_job(s, job);
     snprintf(ctx->explain, sizeof ctx->explain,
              "moe gate %s, up %s, down %s, %s %s: %" PRId64 " tokens, %d of %" PRId64

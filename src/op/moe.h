@@ -12,9 +12,8 @@ enum { /* phases of the job, in order */
        MOE_CHOOSE,
        MOE_SORT,
        MOE_GATE_UP,
-       MOE_REQUANTIZE,
        MOE_DOWN,
-       MOE_COMBINE,
+       MOE_ROUND,
        MOE_PHASES
 };
 
@@ -23,14 +22,14 @@ typedef struct gqmm_ffn {
     const gqmm_weights *gate_w, *up_w, *down_w; /* gate_w NULL: there is none */
     int64_t width;                              /* F */
     int64_t rows;                               /* most rows it may get; then how many it got */
-    float *gate;                                /* [rows, width], becomes h */
-    float *up;                                  /* [rows, width] */
+    float *h;                                   /* [rows, width] in EXACT */
     gqmm_act *act;                              /* [rows, blocks of width]: h in INT8 */
-    float *out;                                 /* [rows, D] */
     gqmm_segment *segments;
+    int32_t *order;                 /* of the tasks of gate_p */
     const float **x_rows, **h_rows; /* of the products below, by sorted row */
     const gqmm_act **x_acts, **h_acts;
-    float **gate_rows, **up_rows, **out_rows;
+    float **y_rows; /* where down's row is added, times the factor */
+    float *factors;
     gqmm_products gate_p, up_p, down_p;
 } gqmm_ffn;
 
@@ -42,6 +41,8 @@ typedef struct gqmm_moe_state {
     gqmm_router_rule rule;
     float *x;      /* [T, D] converted; NULL: x is used where it lies */
     gqmm_act *act; /* [T, blocks of D] in INT8 */
+    float *sum;    /* [T, D] when y is not fp32 */
+    const gqmm_row_fns *fns;
     const float **x_rows;
     float *logits; /* [T, E] */
     float **logit_rows;
@@ -61,8 +62,7 @@ void gqmm_moe_logits(void *state, int64_t task);
 void gqmm_moe_choose(void *state, int64_t task);
 void gqmm_moe_sort(void *state, int64_t task);
 void gqmm_moe_gate_up(void *state, int64_t task, int64_t upcoming);
-void gqmm_moe_requantize(void *state, int64_t task);
 void gqmm_moe_down(void *state, int64_t task, int64_t upcoming);
-void gqmm_moe_combine(void *state, int64_t task);
+void gqmm_moe_round(void *state, int64_t task);
 
 #endif

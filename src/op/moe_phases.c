@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The phases of gqmm_moe, each a set of independent tasks. */
 #include "op/moe.h"
-#include "op/silu.h"
 
 #include <math.h>
 
@@ -22,7 +21,7 @@ void gqmm_moe_convert(void *arg, int64_t task)
         if (s->x)
             gqmm_widen(s->x + t * s->width, x, s->d.x_type, s->width);
         if (s->act)
-            gqmm_act_quantize(s->act + t * gqmm_act_blocks(s->width), s->x_rows[t], s->width);
+            s->fns->quantize(s->act + t * gqmm_act_blocks(s->width), s->x_rows[t], s->width);
     }
 }
 
@@ -44,7 +43,7 @@ void gqmm_moe_logits(void *arg, int64_t task)
 {
     const gqmm_moe_state *s = arg;
     const turn t = turn_of(&s->router_p, &s->shared_scale_p, task);
-    gqmm_products_run(t.p, &t.piece, NULL, NULL);
+    gqmm_products_run(t.p, &t.piece, NULL, NULL, NULL);
 }
 
 void gqmm_moe_choose(void *arg, int64_t task)
@@ -56,17 +55,17 @@ void gqmm_moe_choose(void *arg, int64_t task)
                          s->logits + t * s->n_experts, &s->rule);
 }
 
-/* Points the products of sorted row i at the activations of token t and at output row `out`. */
-static void link_row(const gqmm_moe_state *s, gqmm_ffn *f, int64_t i, int64_t t, int64_t out)
+/* Sorted row i has the activations of token t and adds `factor` times its result to y's row t. */
+static void link_row(const gqmm_moe_state *s, gqmm_ffn *f, int64_t i, int64_t t, float factor)
 {
     f->x_rows[i] = s->x_rows[t];
-    f->gate_rows[i] = f->gate + i * f->width;
-    f->up_rows[i] = f->up + i * f->width;
-    f->h_rows[i] = f->gate + i * f->width;
-    f->out_rows[i] = f->out + out * s->width;
+    f->y_rows[i] = s->sum ? s->sum + t * s->width : (float *)s->d.y + t * s->d.y_row_stride;
+    f->factors[i] = factor;
     if (s->act) {
         f->x_acts[i] = s->act + t * gqmm_act_blocks(s->width);
         f->h_acts[i] = f->act + i * gqmm_act_blocks(f->width);
+    } else {
+        f->h_rows[i] = f->h + i * f->width;
     }
 }
 
@@ -75,6 +74,7 @@ static void set_segments(gqmm_ffn *f, int64_t n)
     f->gate_p.n_segments = n;
     f->up_p.n_segments = n;
     f->down_p.n_segments = n;
+    gqmm_segments_order(f->order, f->segments, n);
 }
 
 /* Pairs in expert order, a counting sort that keeps the order of tokens. */
@@ -90,7 +90,7 @@ static void sort_routed(gqmm_moe_state *s)
     f->rows = at[s->n_experts];
     for (int64_t p = 0; p < s->n_pairs; p++)
         if (s->ids[p] >= 0)
-            link_row(s, f, at[s->ids[p]]++, p / s->n_slots, p);
+            link_row(s, f, at[s->ids[p]]++, p / s->n_slots, s->weights[p]);
     set_segments(f, n);
 }
 
@@ -101,16 +101,50 @@ void gqmm_moe_sort(void *arg, int64_t task)
     sort_routed(s);
     if (s->shared.gate_w) {
         for (int64_t t = 0; t < s->n_tokens; t++)
-            link_row(s, &s->shared, t, t, t);
+            link_row(s, &s->shared, t, t,
+                     s->d.shared_scale ? 1.0f / (1.0f + expf(-s->shared_logit[t])) : 1.0f);
         set_segments(&s->shared, gqmm_segments_cut(s->shared.segments, s->n_tokens));
     }
-    gqmm_phase *phase = s->job->phase;
-    const int64_t rows = s->routed.rows + s->shared.rows;
-    phase[MOE_GATE_UP].n_tasks =
+    s->job->phase[MOE_GATE_UP].n_tasks =
         gqmm_products_tasks(&s->routed.gate_p) + gqmm_products_tasks(&s->shared.gate_p);
-    phase[MOE_REQUANTIZE].n_tasks = s->act ? gqmm_ceil_div(rows, GQMM_ROWS_PER_TASK) : 0;
-    phase[MOE_DOWN].n_tasks =
-        gqmm_products_tasks(&s->routed.down_p) + gqmm_products_tasks(&s->shared.down_p);
+}
+
+/* Results of a product that meet others at once: a batch of rows by the outputs of a task. */
+typedef struct {
+    float v[GQMM_BATCH_ROWS][GQMM_CHUNK_ROWS];
+    float *row[GQMM_BATCH_ROWS];
+} tile;
+
+static void tile_init(tile *t)
+{
+    for (int i = 0; i < GQMM_BATCH_ROWS; i++)
+        t->row[i] = t->v[i];
+}
+
+/* The batch of the piece's rows that starts at its row i. */
+static gqmm_piece batch(const gqmm_piece *piece, int64_t i)
+{
+    const int64_t left = piece->segment.count - i;
+    gqmm_piece b = *piece;
+    b.segment.first += i;
+    b.segment.count = left < GQMM_BATCH_ROWS ? left : GQMM_BATCH_ROWS;
+    return b;
+}
+
+/* Rows of h: silu(gate) * up, and requantised in INT8. A task begins at a block of activations. */
+static void store_h(const gqmm_moe_state *s, const gqmm_ffn *f, const gqmm_piece *p,
+                    const tile *gate, const tile *up)
+{
+    const int64_t n = p->n1 - p->n0;
+    float row[GQMM_CHUNK_ROWS];
+    for (int64_t i = 0; i < p->segment.count; i++) {
+        const int64_t at = p->segment.first + i;
+        float *h = f->act ? row : f->h + at * f->width + p->n0;
+        s->fns->swiglu(h, gate->v[i], up->v[i], n);
+        if (f->act)
+            s->fns->quantize(f->act + at * gqmm_act_blocks(f->width) + p->n0 / GQMM_ACT_ELEMS, h,
+                             n);
+    }
 }
 
 void gqmm_moe_gate_up(void *arg, int64_t task, int64_t upcoming)
@@ -120,63 +154,82 @@ void gqmm_moe_gate_up(void *arg, int64_t task, int64_t upcoming)
     const turn t = turn_of(routed, shared, task);
     const turn next = turn_of(routed, shared, upcoming < 0 ? task : upcoming);
     const gqmm_ffn *f = t.p == routed ? &s->routed : &s->shared;
+    tile gate, up;
 
-    gqmm_products_run(&f->gate_p, &t.piece, &f->up_p, &t.piece);
-    gqmm_products_run(&f->up_p, &t.piece, next.p, upcoming < 0 ? NULL : &next.piece);
-    for (int64_t i = 0; i < t.piece.segment.count; i++) {
-        float *h = f->gate_rows[t.piece.segment.first + i];
-        const float *up = f->up_rows[t.piece.segment.first + i];
-        for (int64_t n = t.piece.n0; n < t.piece.n1; n++)
-            h[n] = gqmm_silu(h[n]) * up[n];
+    tile_init(&gate);
+    tile_init(&up);
+    for (int64_t i = 0; i < t.piece.segment.count; i += GQMM_BATCH_ROWS) {
+        const gqmm_piece p = batch(&t.piece, i);
+        const bool more = i + GQMM_BATCH_ROWS < t.piece.segment.count;
+        gqmm_products_run(&f->gate_p, &p, gate.row, &f->up_p, &p);
+        if (more)
+            gqmm_products_run(&f->up_p, &p, up.row, &f->gate_p, &p);
+        else
+            gqmm_products_run(&f->up_p, &p, up.row, next.p, upcoming < 0 ? NULL : &next.piece);
+        store_h(s, f, &p, &gate, &up);
     }
 }
 
-void gqmm_moe_requantize(void *arg, int64_t task)
+/* Outputs [n0, n1) of one segment: a tile at a time goes to y. `next` is what comes after. */
+static void add_segment(const gqmm_moe_state *s, const gqmm_ffn *f, const gqmm_piece *piece,
+                        tile *t, const gqmm_products *next_p, const gqmm_piece *next)
 {
-    const gqmm_moe_state *s = arg;
-    int64_t i, end;
-    for (task_rows(task, s->routed.rows + s->shared.rows, &i, &end); i < end; i++) {
-        const gqmm_ffn *f = i < s->routed.rows ? &s->routed : &s->shared;
-        const int64_t row = i < s->routed.rows ? i : i - s->routed.rows;
-        gqmm_act_quantize(f->act + row * gqmm_act_blocks(f->width), f->h_rows[row], f->width);
+    for (int64_t i = 0; i < piece->segment.count; i += GQMM_BATCH_ROWS) {
+        gqmm_piece p = batch(piece, i);
+        for (; p.n0 < piece->n1; p.n0 = p.n1) {
+            p.n1 = piece->n1 - p.n0 < GQMM_CHUNK_ROWS ? piece->n1 : p.n0 + GQMM_CHUNK_ROWS;
+            const bool last = p.n1 == piece->n1 && i + GQMM_BATCH_ROWS >= piece->segment.count;
+            gqmm_piece after = p; /* the columns that follow, or the first ones again */
+            after.n0 = p.n1 < piece->n1 ? p.n1 : piece->n0;
+            gqmm_products_run(&f->down_p, &p, t->row, last ? next_p : &f->down_p,
+                              last ? next : &after);
+            for (int64_t r = 0; r < p.segment.count; r++) {
+                const int64_t at = p.segment.first + r;
+                s->fns->add(f->y_rows[at] + p.n0, f->factors[at], t->v[r], p.n1 - p.n0);
+            }
+        }
     }
 }
 
+/* Segment i of both stacks, the routed ones first, in the order of experts whatever the task. */
+static turn segment_at(const gqmm_moe_state *s, int64_t i, int64_t n0)
+{
+    const int64_t n_routed = s->routed.down_p.n_segments;
+    const gqmm_ffn *f = i < n_routed ? &s->routed : &s->shared;
+    const int64_t n1 = s->width - n0 < f->down_p.chunk ? s->width : n0 + f->down_p.chunk;
+    return (turn){&f->down_p, {f->segments[i < n_routed ? i : i - n_routed], n0, n1}};
+}
+
+/* A task owns columns of y and adds to them what every expert and then the shared one brings. */
 void gqmm_moe_down(void *arg, int64_t task, int64_t upcoming)
 {
     const gqmm_moe_state *s = arg;
-    const gqmm_products *routed = &s->routed.down_p, *shared = &s->shared.down_p;
-    const turn t = turn_of(routed, shared, task);
-    const turn next = turn_of(routed, shared, upcoming < 0 ? task : upcoming);
-    gqmm_products_run(t.p, &t.piece, next.p, upcoming < 0 ? NULL : &next.piece);
+    const int64_t chunk = s->routed.down_p.chunk, n0 = task * chunk;
+    const int64_t n = s->width - n0 < chunk ? s->width - n0 : chunk;
+    const int64_t n_segments = s->routed.down_p.n_segments + s->shared.down_p.n_segments;
+    tile t;
+
+    tile_init(&t);
+    for (int64_t i = 0; i < s->n_tokens; i++) {
+        float *y = s->sum ? s->sum + i * s->width : (float *)s->d.y + i * s->d.y_row_stride;
+        memset(y + n0, 0, (size_t)n * sizeof *y);
+    }
+    for (int64_t i = 0; i < n_segments; i++) {
+        const turn now = segment_at(s, i, n0);
+        const bool last = i + 1 == n_segments;
+        const turn next = last ? segment_at(s, 0, upcoming < 0 ? n0 : upcoming * chunk)
+                               : segment_at(s, i + 1, n0);
+        add_segment(s, now.p == &s->routed.down_p ? &s->routed : &s->shared, &now.piece, &t, next.p,
+                    last && upcoming < 0 ? NULL : &next.piece);
+    }
 }
 
-/* y[t] from column c on: slots in order, the shared expert last. */
-static void combine_columns(const gqmm_moe_state *s, int64_t t, int64_t c, int64_t n)
-{
-    float sum[GQMM_CHUNK_COLS] = {0};
-    for (int64_t slot = 0; slot < s->n_slots; slot++) {
-        const int64_t p = t * s->n_slots + slot;
-        const float *out = s->routed.out + p * s->width + c;
-        for (int64_t i = 0; s->ids[p] >= 0 && i < n; i++)
-            sum[i] += s->weights[p] * out[i];
-    }
-    if (s->shared.gate_w) {
-        const float *out = s->shared.out + t * s->width + c;
-        const float factor = s->d.shared_scale ? 1.0f / (1.0f + expf(-s->shared_logit[t])) : 1.0f;
-        for (int64_t i = 0; i < n; i++)
-            sum[i] += factor * out[i];
-    }
-    const int64_t size = (int64_t)gqmm_type_size(s->d.y_type);
-    gqmm_narrow((uint8_t *)s->d.y + (t * s->d.y_row_stride + c) * size, s->d.y_type, sum, n);
-}
-
-void gqmm_moe_combine(void *arg, int64_t task)
+void gqmm_moe_round(void *arg, int64_t task)
 {
     const gqmm_moe_state *s = arg;
+    const int64_t size = (int64_t)gqmm_type_size(s->d.y_type);
     int64_t t, end;
     for (task_rows(task, s->n_tokens, &t, &end); t < end; t++)
-        for (int64_t c = 0; c < s->width; c += GQMM_CHUNK_COLS)
-            combine_columns(s, t, c,
-                            s->width - c < GQMM_CHUNK_COLS ? s->width - c : GQMM_CHUNK_COLS);
+        gqmm_narrow((uint8_t *)s->d.y + t * s->d.y_row_stride * size, s->d.y_type,
+                    s->sum + t * s->width, s->width);
 }

@@ -15,7 +15,9 @@
 struct gqmm_weights {
     gqmm_allocator memory;
     const gqmm_format_info *format;
-    const gqmm_kernel *kernel;
+    const gqmm_kernel *kernel; /* on the CPU */
+    const void *served_by;     /* on a device: what it has for the format's family */
+    int32_t isa;
     int64_t n_experts, n_rows, n_cols;
     const uint8_t *plane[3];
     int64_t row_stride[3], expert_stride[3];
@@ -28,8 +30,13 @@ gqmm_matrix gqmm_expert(const gqmm_weights *w, int64_t e);
 
 enum { GQMM_MAX_OP_STATE = 2048 };
 
+struct gqmm_device_ops;
+
 struct gqmm_context {
     gqmm_allocator memory;
+    const struct gqmm_device_ops *device; /* NULL: the CPU */
+    void *device_state;
+    int32_t device_index;
     int32_t n_threads;
     int32_t max_isa;
     void (*parallel_for)(void *user, int32_t n_tasks, void (*task)(void *arg, int32_t i),
@@ -78,7 +85,8 @@ typedef struct gqmm_op {
     const char *name;
     size_t desc_bytes; /* smallest struct_size of its descriptor */
     /* Checks desc. With job NULL only *bytes is wanted and data pointers may be NULL; otherwise
-     * fills ctx->state, lays out the workspace and sets up the job. */
+     * fills ctx->state, lays out the workspace and sets up the job. On a context with a device the
+     * work is enqueued there instead, and what lies in its memory is not looked at. */
     gqmm_status (*prepare)(gqmm_context *ctx, const void *desc, gqmm_job *job, size_t *bytes,
                            gqmm_error *err);
 } gqmm_op;

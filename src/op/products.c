@@ -1,22 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 #include "op/products.h"
 
-static int64_t chunk(const gqmm_products *p)
-{
-    return p->transpose ? GQMM_CHUNK_ROWS : GQMM_CHUNK_COLS;
-}
-
 int64_t gqmm_products_tasks(const gqmm_products *p)
 {
-    return p->n_segments * gqmm_ceil_div(p->n, chunk(p));
+    return p->n_segments * gqmm_ceil_div(p->n, p->chunk);
 }
 
 gqmm_piece gqmm_products_piece(const gqmm_products *p, int64_t task)
 {
-    const int64_t n_chunks = gqmm_ceil_div(p->n, chunk(p));
-    const int64_t n0 = task % n_chunks * chunk(p);
-    const int64_t n1 = p->n - n0 < chunk(p) ? p->n : n0 + chunk(p);
-    return (gqmm_piece){p->segments[task / n_chunks], n0, n1};
+    const int64_t n_chunks = gqmm_ceil_div(p->n, p->chunk);
+    const int64_t n0 = task % n_chunks * p->chunk;
+    const int64_t n1 = p->n - n0 < p->chunk ? p->n : n0 + p->chunk;
+    const int64_t segment = task / n_chunks;
+    return (gqmm_piece){p->segments[p->order ? p->order[segment] : segment], n0, n1};
 }
 
 /* The expert of a piece, from its products' first row on. */
@@ -28,19 +24,25 @@ static gqmm_matrix matrix_of(const gqmm_products *p, const gqmm_piece *piece)
     return w;
 }
 
-void gqmm_products_run(const gqmm_products *p, const gqmm_piece *piece, const gqmm_products *next_p,
-                       const gqmm_piece *next)
+void gqmm_products_run(const gqmm_products *p, const gqmm_piece *piece, float *const *y,
+                       const gqmm_products *next_p, const gqmm_piece *next)
 {
-    const gqmm_matrix w = matrix_of(p, piece);
+    gqmm_matrix w = matrix_of(p, piece);
     const int64_t first = piece->segment.first;
     gqmm_product product = {.w = &w,
                             .k = p->k,
                             .n0 = piece->n0,
                             .n1 = piece->n1,
                             .m = piece->segment.count,
-                            .y = p->y + first,
+                            .y = y ? y : p->y + first,
                             .x = p->x ? p->x + first : NULL,
                             .a = p->a ? p->a + first : NULL};
+    if (y) {
+        product.n0 = 0;
+        product.n1 = piece->n1 - piece->n0;
+        for (int i = 0; i < w.format->pub.n_planes; i++)
+            w.plane[i] += piece->n0 * w.stride[i];
+    }
     if (next && p->transpose) {
         const gqmm_matrix after = matrix_of(next_p, next);
         for (int i = 0; i < after.format->pub.n_planes; i++)
@@ -84,4 +86,15 @@ int64_t gqmm_segments_sort(gqmm_segment *segments, int64_t *at, int64_t n_expert
         at[e + 1] += at[e];
     }
     return n;
+}
+
+void gqmm_segments_order(int32_t *order, const gqmm_segment *segments, int64_t n)
+{
+    int64_t at[GQMM_SEGMENT + 2] = {0}; /* at[c + 1]: how many have GQMM_SEGMENT - c rows */
+    for (int64_t i = 0; i < n; i++)
+        at[GQMM_SEGMENT - segments[i].count + 1]++;
+    for (int64_t c = 0; c < GQMM_SEGMENT; c++)
+        at[c + 1] += at[c];
+    for (int64_t i = 0; i < n; i++)
+        order[at[GQMM_SEGMENT - segments[i].count]++] = (int32_t)i;
 }

@@ -126,6 +126,8 @@ static gqmm_status prepare(gqmm_context *ctx, const void *desc, gqmm_job *job, s
     }
     if (!job)
         return GQMM_OK;
+    if (ctx->device)
+        return gqmm_fail(err, GQMM_E_UNSUPPORTED, 0, "gqmm_repack() is for CPU contexts");
     memcpy(ctx->state, &s, sizeof s);
     gqmm_job_init(job, ctx->state);
     gqmm_job_add(job, repack_rows, gqmm_ceil_div(rows, GQMM_ROWS_PER_TASK));

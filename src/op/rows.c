@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Operations on rows one by one: embed, dequantize, quantize. */
+#include "op/device.h"
 #include "op/products.h"
 
 #include <inttypes.h>
@@ -64,6 +65,8 @@ static gqmm_status prepare_embed(gqmm_context *ctx, const void *desc, gqmm_job *
         return st;
     if (!d.ids && d.n_ids > 0)
         return gqmm_fail(err, GQMM_E_ARG, 0, "ids is NULL");
+    if (ctx->device)
+        return ctx->device->embed(ctx, &d, err);
     for (int64_t t = 0; t < d.n_ids; t++) {
         const int32_t id = d.ids[t * d.ids_stride];
         if (id < -1 || id >= d.w->n_rows)
@@ -113,6 +116,8 @@ static gqmm_status prepare_dequantize(gqmm_context *ctx, const void *desc, gqmm_
     const gqmm_span y = {"y", d.y, d.n_rows, d.w->n_cols, d.y_row_stride, d.y_type};
     if ((st = gqmm_check_span(&y, err)) != GQMM_OK)
         return st;
+    if (ctx->device)
+        return ctx->device->dequantize(ctx, &d, err);
     memcpy(ctx->state, &d, sizeof d);
     gqmm_job_init(job, ctx->state);
     gqmm_job_add(job, dequantize_rows, gqmm_ceil_div(d.n_rows, GQMM_ROWS_PER_TASK));
@@ -189,7 +194,7 @@ static gqmm_status check_quantize_shape(quantize_state *s, gqmm_error *err)
     return gqmm_check_stride("x_row_stride", &d->x_row_stride, d->n_cols, true, err);
 }
 
-static gqmm_status check_quantize_data(quantize_state *s, gqmm_error *err)
+static gqmm_status check_quantize_data(quantize_state *s, bool on_host, gqmm_error *err)
 {
     gqmm_quantize_desc *d = &s->d;
     const gqmm_format *f = &s->format->pub;
@@ -209,7 +214,7 @@ static gqmm_status check_quantize_data(quantize_state *s, gqmm_error *err)
                              " bytes",
                              i, d->row_stride[i], row);
     }
-    for (int64_t k = 0; st == GQMM_OK && d->importance && k < d->n_cols; k++)
+    for (int64_t k = 0; st == GQMM_OK && on_host && d->importance && k < d->n_cols; k++)
         if (!(d->importance[k] >= 0.0f) || isinf(d->importance[k]))
             return gqmm_fail(err, GQMM_E_ARG, 0,
                              "importance[%" PRId64 "] is %g, expected a finite number >= 0", k,
@@ -223,8 +228,10 @@ static gqmm_status prepare_quantize(gqmm_context *ctx, const void *desc, gqmm_jo
     quantize_state s = {.d = *(const gqmm_quantize_desc *)desc};
     gqmm_status st = check_quantize_shape(&s, err);
     *bytes = 0;
-    if (st != GQMM_OK || !job || (st = check_quantize_data(&s, err)) != GQMM_OK)
+    if (st != GQMM_OK || !job || (st = check_quantize_data(&s, !ctx->device, err)) != GQMM_OK)
         return st;
+    if (ctx->device)
+        return ctx->device->quantize(ctx, &s.d, s.format, err);
     memcpy(ctx->state, &s, sizeof s);
     gqmm_job_init(job, ctx->state);
     gqmm_job_add(job, quantize_rows, gqmm_ceil_div(s.d.n_rows, GQMM_ROWS_PER_TASK));

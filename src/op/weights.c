@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Weights handles: the description checked and the kernel chosen, once. */
-#include "op/op.h"
+#include "op/device.h"
 
 #include <inttypes.h>
 
@@ -65,8 +65,9 @@ static gqmm_status fill(gqmm_weights *w, gqmm_context *ctx, const gqmm_weights_d
     w->n_cols = d->n_cols;
     w->global = d->global_scale;
     w->global_stride = d->global_scale_stride;
-    w->kernel = gqmm_kernel_find(w->format->family, ctx->max_isa);
-    return GQMM_OK;
+    w->kernel = gqmm_kernel_find(w->format->family, ctx->device ? GQMM_ISA_SCALAR : ctx->max_isa);
+    w->isa = ctx->device ? ctx->max_isa : w->kernel->isa;
+    return ctx->device ? ctx->device->bind(ctx, w, err) : GQMM_OK;
 }
 
 gqmm_status gqmm_weights_create(gqmm_context *ctx, const gqmm_weights_desc *d, gqmm_weights **out,
@@ -116,7 +117,7 @@ const gqmm_format *gqmm_weights_format(const gqmm_weights *w)
 
 const char *gqmm_weights_isa(const gqmm_weights *w)
 {
-    return gqmm_isa_name(w->kernel->isa);
+    return gqmm_isa_name(w->isa);
 }
 
 gqmm_matrix gqmm_expert(const gqmm_weights *w, int64_t e)

@@ -3,7 +3,7 @@
  * decoded by the format's own definition and then meets up to TILE activation rows, so decoding is
  * paid once per tile. Sums run over fixed lanes in a fixed order whatever m is. */
 #include "base/convert.h"
-#include "kernel/kernel.h"
+#include "kernel/rows.h"
 
 #include <assert.h>
 
@@ -215,4 +215,4 @@ static void qmm_n(const gqmm_product *p)
 }
 
 const gqmm_kernel_fns gqmm_any_scalar = {
-    .dequantize = dequantize, .qmm = qmm, .qmm_int8 = qmm_int8, .qmm_n = qmm_n};
+    .dequantize = dequantize, .qmm = qmm, .qmm_int8 = qmm_int8, .qmm_n = qmm_n, .rows = &gqmm_rows};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The activation of the feed-forward block, written so that compilers vectorise it. */
-#ifndef GQMM_OP_SILU_H
-#define GQMM_OP_SILU_H
+#ifndef GQMM_KERNEL_SILU_H
+#define GQMM_KERNEL_SILU_H
 
 #include "base/num.h"
 

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+# The CUDA room: GQMM_CUDA = auto (where nvcc is), ON, OFF. GQMM_CUDA_ARCHS: what is compiled;
+# 80 and 90a are the two paths, a release adds the others (target architectures in README).
+set(GQMM_CUDA OFF CACHE STRING "auto, ON or OFF")
+set(GQMM_CUDA_ARCHS "80;90a" CACHE STRING "CUDA architectures; the first also as PTX")
+
+set(gqmm_with_cuda OFF)
+if(GQMM_CUDA STREQUAL "auto" AND NOT CMAKE_CROSSCOMPILING AND NOT GQMM_SANITIZE)
+    include(CheckLanguage)
+    check_language(CUDA)
+    if(CMAKE_CUDA_COMPILER)
+        set(gqmm_with_cuda ON)
+    endif()
+elseif(GQMM_CUDA)
+    set(gqmm_with_cuda ON)
+endif()
+if(NOT gqmm_with_cuda)
+    return()
+endif()
+
+# CMake's own architectures are turned off: each is named with its suffix below.
+set(CMAKE_CUDA_ARCHITECTURES OFF)
+enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)
+set(CMAKE_CUDA_STANDARD 17)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
+set(CMAKE_CUDA_FLAGS_RELEASE "-O3")
+list(GET GQMM_CUDA_ARCHS 0 first)
+set(gqmm_gencode "SHELL:-gencode arch=compute_${first},code=compute_${first}")
+foreach(arch ${GQMM_CUDA_ARCHS})
+    list(APPEND gqmm_gencode "SHELL:-gencode arch=compute_${arch},code=sm_${arch}")
+endforeach()
+
+function(gqmm_cuda_target name)
+    target_compile_options(${name} PRIVATE
+        $<$<COMPILE_LANGUAGE:CUDA>:${gqmm_gencode};-Xcompiler=-Wall;--expt-relaxed-constexpr>)
+    target_include_directories(${name} PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+    set_target_properties(${name} PROPERTIES CUDA_SEPARABLE_COMPILATION OFF)
+endfunction()
+
+# One object for each family, so that they build side by side, and one for the rest.
+file(STRINGS src/kernel/cuda_families.def rows REGEX "^GQMM_CUDA_FAMILY\\(")
+set(gqmm_cuda_objects "")
+foreach(row ${rows})
+    string(REGEX REPLACE "GQMM_CUDA_FAMILY\\( *([a-z0-9_]+).*" "\\1" family "${row}")
+    add_library(gqmm-cuda-${family} OBJECT src/kernel/cuda/family.cu)
+    target_compile_definitions(gqmm-cuda-${family} PRIVATE GQMM_FAMILY=${family})
+    gqmm_cuda_target(gqmm-cuda-${family})
+    list(APPEND gqmm_cuda_objects $<TARGET_OBJECTS:gqmm-cuda-${family}>)
+endforeach()
+file(GLOB others CONFIGURE_DEPENDS src/kernel/cuda/*.cu)
+list(FILTER others EXCLUDE REGEX "/family\\.cu$")
+file(GLOB operations CONFIGURE_DEPENDS src/op/cuda/*.c)
+add_library(gqmm-cuda-rest OBJECT ${others} ${operations})
+gqmm_cuda_target(gqmm-cuda-rest)
+# Quantised bytes are promised to equal the CPU's, whose arithmetic fuses nothing.
+set_source_files_properties(src/kernel/cuda/round.cu PROPERTIES COMPILE_OPTIONS -fmad=false)
+list(APPEND gqmm_cuda_objects $<TARGET_OBJECTS:gqmm-cuda-rest>)
+
+# What a model needs around the products.
+set(gqmm_model_cuda_objects "")
+if(GQMM_MODEL)
+    file(GLOB model_cuda_sources CONFIGURE_DEPENDS src/model/cuda/*.cu)
+    add_library(gqmm-model-cuda OBJECT ${model_cuda_sources})
+    gqmm_cuda_target(gqmm-model-cuda)
+    set(gqmm_model_cuda_objects $<TARGET_OBJECTS:gqmm-model-cuda>)
+endif()

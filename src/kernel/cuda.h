@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: MIT */
+/* The contract of the CUDA room, in C: what src/op hands to its launches.
+ *
+ * Every launch only enqueues on the given stream: it allocates nothing, waits for nothing, and may
+ * be captured in a graph. Pointers are device memory unless said otherwise. All checking that the
+ * host can do happened in src/op; ids are checked here, as they lie on the device: -1 gives a zero
+ * row, any other bad id a zero row and a bit of *fault.
+ *
+ * A column is one activation row of one (row, expert) pair: column c is row c % m of pair c / m. */
+#ifndef GQMM_KERNEL_CUDA_CUDA_H
+#define GQMM_KERNEL_CUDA_CUDA_H
+
+#include "gqmm.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__cplusplus)
+extern "C" {
+#endif
+
+typedef struct CUstream_st *gqmm_stream; /* a cudaStream_t */
+
+/* The paths. Each is a room of the table; SM90 uses what SM80 has and adds to it. */
+enum { GQMM_CUDA_SM80 = 80, GQMM_CUDA_SM90 = 90 };
+
+/* Bits of the sticky fault word. */
+enum { GQMM_FAULT_EXPERT = 1, GQMM_FAULT_ROW = 2, GQMM_FAULT_TOKEN = 4 };
+
+/* A weights handle as kernels see it, by value. plane[0] NULL: no matrix. */
+typedef struct gqmm_cuda_matrix {
+    const uint8_t *plane[3];
+    int64_t row_stride[3], expert_stride[3]; /* bytes, may be negative */
+    int64_t n_rows, n_cols;
+    const float *global; /* tensor amax per expert or NULL, see gqmm.h */
+    int64_t global_stride;
+    int32_t n_experts;
+    int32_t group;      /* weights that share a scale */
+    int32_t scale_type; /* affine: type of scales and biases */
+    int32_t aligned;    /* all row starts of plane 0 are multiples of 16, of the others of 4 */
+} gqmm_cuda_matrix;
+
+/* Columns [begin, begin + count) of a list's order meet this expert; expert -1: their rows are
+ * zeroed. */
+typedef struct gqmm_cuda_tile {
+    int32_t expert, begin, count, reserved;
+} gqmm_cuda_tile;
+
+/* Columns in the order of their experts, made by gqmm_cuda_sort() on the device. */
+typedef struct gqmm_cuda_list {
+    int32_t *order;        /* [n_pairs] pairs by expert, bad and skipped ones last */
+    gqmm_cuda_tile *tiles; /* [most_tiles], heavy experts first; begin and count in columns */
+    int32_t *n_tiles;      /* [1] */
+    int32_t *first;        /* [n_experts + 2] where each expert's pairs start in order; [E]: the
+                            * skipped ones */
+    int32_t tile_columns;  /* most columns of a tile */
+    int32_t most_tiles;    /* bound known to the host */
+} gqmm_cuda_list;
+
+/* y[column] = W[expert] . x[row]            up.plane[0] NULL
+ * y[column] = silu(W . x) * (up . x)        otherwise; w and up agree in format and sizes */
+typedef struct gqmm_cuda_product {
+    gqmm_cuda_matrix w, up;
+    int64_t k, n; /* reduction and outputs of a column */
+
+    const void *x;
+    int64_t x_row, x_mat; /* elements, true strides */
+    int32_t x_type;
+    int32_t y_type;
+    void *y;
+    int64_t y_row, y_pair;
+
+    int64_t n_pairs, m, n_x; /* n_x matrices in x */
+    const int32_t *lhs;      /* NULL: pair p takes matrix p / slots */
+    const int32_t *rhs;      /* NULL: pair p takes expert `expert`, or p if that is -1 */
+    int64_t lhs_stride, rhs_stride;
+    int32_t slots, expert;
+
+    gqmm_cuda_list list; /* tiles NULL: blocks find their columns themselves (few pairs) */
+    /* lhs, rhs and list were complete before the launch ahead of this one began, so weights may be
+     * asked for while that one still runs. */
+    int32_t ids_early;
+    /* For wide() alone. x and y are in a decoder's order of k inside every 32 numbers: 0 no, else
+     * 1 + that order, which is gqmm_cuda_family.wide_order of the family that reads them. With
+     * x_order 0 wide() first brings x to x_ordered, room for n_x * m * k bf16 numbers. */
+    int32_t x_order, y_order;
+    void *x_ordered;
+    uint32_t *fault;
+} gqmm_cuda_product;
+
+/* The last product of a mixture with its weighted sum, see sum.cuh: h bf16 [T * S, K] dense. ids
+ * and weights were complete before the launch ahead of this one began. */
+typedef struct gqmm_cuda_sum {
+    gqmm_cuda_matrix w;
+    const int32_t *ids;
+    const float *weights;
+    const void *h;
+    const float *shared, *shared_dot; /* [T, N], [T], as in gqmm_cuda_combine */
+    void *y;
+    int64_t y_row, n_tokens;
+    int32_t y_type, n_slots;
+} gqmm_cuda_sum;
+
+/* Rows of weights as numbers: y[i, :] = row of stored row index ids[i] (or first + i). */
+typedef struct gqmm_cuda_rows {
+    gqmm_cuda_matrix w;
+    const int32_t *ids; /* NULL: rows first, first + 1, ... counted through the experts */
+    int64_t ids_stride, first, n;
+    void *y;
+    int64_t y_row;
+    int32_t y_type;
+    uint32_t *fault;
+} gqmm_cuda_rows;
+
+/* What the room has for one format family; entries a path lacks are NULL. */
+typedef struct gqmm_cuda_family {
+    const char *family;
+    /* Any sizes. `path` is GQMM_CUDA_SM80 or SM90. */
+    int (*product)(const gqmm_cuda_product *p, int path, gqmm_stream s);
+    /* The same sums in tiles of many columns with wgmma, bf16 activations only, sm_90; weights are
+     * rounded once to bf16. Needs p->list. */
+    int (*wide)(const gqmm_cuda_product *p, gqmm_stream s);
+    /* y[column, n] = sum over k of W[k, n] x[k]: stored rows are k. */
+    int (*product_n)(const gqmm_cuda_product *p, int path, gqmm_stream s);
+    int (*rows)(const gqmm_cuda_rows *r, gqmm_stream s);
+    /* Few tokens; sum_fits says whether these sizes are served. */
+    int (*sum)(const gqmm_cuda_sum *c, int path, gqmm_stream s);
+    bool (*sum_fits)(const gqmm_cuda_sum *c);
+    /* Whether wide() takes this product: bf16, a list, whole pieces of k, aligned rows. */
+    bool (*wide_fits)(const gqmm_cuda_product *p);
+    int32_t wide_order; /* what wide() wants x_order to be */
+} gqmm_cuda_family;
+
+/* ---- routing */
+
+/* Sorts pairs by expert. Only rhs, lhs (for their range), n_pairs, m, n_x, slots, expert, fault and
+ * w.n_experts of p are read, and list (all but its contents). `scratch` has
+ * gqmm_cuda_sort_scratch() bytes. Up to 5000 experts (12000 on GQMM_CUDA_SM90) and 2^31 - 1
+ * columns; cudaErrorInvalidValue beyond. The order within an expert is that of the pairs. */
+size_t gqmm_cuda_sort_scratch(int64_t n_pairs, int32_t n_experts);
+int32_t gqmm_cuda_most_tiles(int64_t n_pairs, int64_t m, int32_t n_experts, int32_t tile_columns);
+int gqmm_cuda_sort(const gqmm_cuda_product *p, void *scratch, int path, gqmm_stream s);
+
+/* ids and weights from logits [n_tokens, n_experts], as gqmm_moe() describes it. */
+typedef struct gqmm_cuda_topk {
+    float *logits;
+    const float *bias;
+    int32_t *ids;
+    float *weights;
+    int64_t n_tokens;
+    int32_t n_experts, n_slots, scoring, renormalize;
+    float routed_scale;
+} gqmm_cuda_topk;
+int gqmm_cuda_choose(const gqmm_cuda_topk *t, int path, gqmm_stream s);
+
+/* Few tokens and a router of f32, f16 or bf16 rows: logits and choice in one launch. */
+typedef struct gqmm_cuda_router {
+    const uint8_t *w;
+    int64_t w_row; /* bytes */
+    int32_t w_type, x_type;
+    const void *x;
+    int64_t x_row, k;
+    gqmm_cuda_topk choice; /* its logits are written */
+    uint32_t *ticket;      /* device memory, 0 between launches of one stream */
+} gqmm_cuda_router;
+bool gqmm_cuda_router_fits(const gqmm_cuda_router *r);
+int gqmm_cuda_route_few(const gqmm_cuda_router *r, int path, gqmm_stream s);
+
+/* y[t] = sum over s of weights[t, s] * pairs[t * S + s] in slot order (slots with a bad id or -1
+ * are left out), then + factor[t] * shared[t]; fp32, one rounding. */
+typedef struct gqmm_cuda_combine {
+    const void *pairs; /* [T * S, D] */
+    int32_t pairs_type;
+    int32_t y_type;
+    const int32_t *ids;
+    const float *weights;
+    const void *shared;      /* [T, D] of pairs_type or NULL */
+    const float *shared_dot; /* [T]: factor is its sigmoid; NULL: 1 */
+    void *y;
+    int64_t y_row, n_tokens, d;
+    int32_t n_slots, n_experts;
+} gqmm_cuda_combine;
+int gqmm_cuda_add_up(const gqmm_cuda_combine *c, int path, gqmm_stream s);
+
+/* h[i] = silu(gate[i]) * up[i], for weights whose gate and up differ in format. */
+int gqmm_cuda_silu(void *h, int32_t h_type, const float *gate, const float *up, int64_t n, int path,
+                   gqmm_stream s);
+
+/* ---- quantising by rounding: formats whose quantiser is `plain` in formats.def */
+
+typedef struct gqmm_cuda_quantize {
+    int32_t format; /* index in gqmm_formats[] */
+    int32_t x_type;
+    const void *x;
+    int64_t x_row, n_rows, n_cols;
+    uint8_t *plane[3];
+    int64_t row_stride[3];
+    const float *global; /* one float or NULL */
+} gqmm_cuda_quantize;
+/* 0: the format has no rounding quantiser on the device. */
+int gqmm_cuda_can_quantize(int32_t format);
+int gqmm_cuda_round(const gqmm_cuda_quantize *q, gqmm_stream s);
+
+/* Launches return a cudaError_t: 0 is success. */
+
+#define GQMM_CUDA_FAMILY(name) extern const gqmm_cuda_family gqmm_##name##_cuda;
+#include "kernel/cuda_families.def"
+
+#if defined(__cplusplus)
+}
+#endif
+#endif

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT
+// Activations on their way to shared memory: split into bf16 parts that add up to the number (bf16:
+// 1, f16: 2, f32: 3, of 24 bits) and laid out in the order in which the decoder holds its codes.
+#ifndef GQMM_KERNEL_CUDA_ACTIVATIONS_CUH
+#define GQMM_KERNEL_CUDA_ACTIVATIONS_CUH
+
+#include "kernel/cuda/decode.cuh"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+namespace gqmm
+{
+
+GQMM_HD constexpr int parts_of(int type)
+{
+    return type == GQMM_BF16 ? 1 : type == GQMM_F16 ? 2 : 3;
+}
+
+GQMM_HD constexpr int bytes_of(int type)
+{
+    return type == GQMM_F32 ? 4 : 2;
+}
+
+__device__ __forceinline__ float load_number(const void *x, int64_t i, int type)
+{
+    if (type == GQMM_F32)
+        return ((const float *)x)[i];
+    return type == GQMM_F16 ? __half2float(((const __half *)x)[i])
+                            : __bfloat162float(((const __nv_bfloat16 *)x)[i]);
+}
+
+__device__ __forceinline__ void store_number(void *y, int64_t i, int type, float v)
+{
+    if (type == GQMM_F32)
+        ((float *)y)[i] = v;
+    else if (type == GQMM_F16)
+        ((__half *)y)[i] = __float2half_rn(v);
+    else
+        ((__nv_bfloat16 *)y)[i] = __float2bfloat16_rn(v);
+}
+
+// Numbers k .. k + 7 of a row of `n`; past the end they are 0. 16 bytes at a time where x is
+// aligned.
+__device__ __forceinline__ void load_8(float (&v)[8], const void *row, int64_t k, int64_t n,
+                                       int type)
+{
+    const uint8_t *p = (const uint8_t *)row + k * bytes_of(type);
+    if (k + 8 <= n && ((uintptr_t)p & 15) == 0) {
+        const uint4 lo = *(const uint4 *)p;
+        if (type == GQMM_F32) {
+            const uint4 hi = ((const uint4 *)p)[1];
+            const uint32_t w[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                v[i] = __uint_as_float(w[i]);
+        } else {
+            const uint32_t w[4] = {lo.x, lo.y, lo.z, lo.w};
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                if (type == GQMM_F16) {
+                    const float2 f = __half22float2(*(const __half2 *)&w[i]);
+                    v[2 * i] = f.x;
+                    v[2 * i + 1] = f.y;
+                } else {
+                    v[2 * i] = __uint_as_float(w[i] << 16);
+                    v[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+                }
+            }
+        }
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        v[i] = k + i < n ? load_number(row, k + i, type) : 0.0f;
+}
+
+// The next bf16 part of v; v keeps what is left. Infinities and NaN go whole into the first part.
+__device__ __forceinline__ uint32_t next_part(float &v)
+{
+    const __nv_bfloat16 h = __float2bfloat16_rn(v);
+    const float rest = v - __bfloat162float(h);
+    const bool finite = __builtin_isfinite(v);
+    const uint32_t bits = __bfloat16_as_ushort(h);
+    // A finite number that rounds up to infinity is cut instead; the rest then is finite too.
+    if (finite && (bits & 0x7fff) == 0x7f80) {
+        const uint32_t cut = __float_as_uint(v) >> 16;
+        v -= __uint_as_float(cut << 16);
+        return cut;
+    }
+    v = finite ? rest : 0.0f;
+    return bits;
+}
+
+// Eight numbers in plain order, as four pairs, to where the decoder's order wants them. `at` is the
+// piece's 64 bytes (32 numbers, 4 lanes of 8: lane t reads 16 bytes at 16 t), q which eight they
+// are.
+template <order o> __device__ __forceinline__ void place_8(uint8_t *at, int q, const uint4 &v)
+{
+    const uint32_t low = 0x5410, high = 0x7632; // low or high halves of two pairs
+    if (o == SERIAL) {
+        *(uint4 *)(at + 16 * q) = v;
+    } else if (o == NIBBLE) {
+        *(uint4 *)(at + 16 * q) =
+            make_uint4(__byte_perm(v.x, v.z, low), __byte_perm(v.x, v.z, high),
+                       __byte_perm(v.y, v.w, low), __byte_perm(v.y, v.w, high));
+    } else if (o == NATIVE) {
+        *(uint32_t *)(at + 4 * q) = v.x;
+        *(uint32_t *)(at + 4 * q + 16) = v.y;
+        *(uint32_t *)(at + 4 * q + 32) = v.z;
+        *(uint32_t *)(at + 4 * q + 48) = v.w;
+    } else { // 4 numbers each for lanes 2 q and 2 q + 1
+        uint2 first = make_uint2(v.x, v.y), second = make_uint2(v.z, v.w);
+        if (o == CROSSED) {
+            first = make_uint2(__byte_perm(v.x, v.y, low), __byte_perm(v.x, v.y, high));
+            second = make_uint2(__byte_perm(v.z, v.w, low), __byte_perm(v.z, v.w, high));
+        }
+        *(uint2 *)(at + ((2 * q) & 3) * 16 + (q >> 1) * 8) = first;
+        *(uint2 *)(at + ((2 * q + 1) & 3) * 16 + (q >> 1) * 8) = second;
+    }
+}
+
+// The eight of a lane from a piece in plain order, the other way round.
+template <order o> __device__ __forceinline__ uint4 take_8(const uint8_t *piece, int t)
+{
+    const uint32_t low = 0x5410, high = 0x7632;
+    if (o == SERIAL || o == NIBBLE) {
+        const uint4 v = *(const uint4 *)(piece + 16 * t);
+        return o == SERIAL ? v
+                           : make_uint4(__byte_perm(v.x, v.z, low), __byte_perm(v.x, v.z, high),
+                                        __byte_perm(v.y, v.w, low), __byte_perm(v.y, v.w, high));
+    }
+    if (o == NATIVE)
+        return make_uint4(
+            *(const uint32_t *)(piece + 4 * t), *(const uint32_t *)(piece + 4 * t + 16),
+            *(const uint32_t *)(piece + 4 * t + 32), *(const uint32_t *)(piece + 4 * t + 48));
+    const uint2 a = *(const uint2 *)(piece + 8 * t), b = *(const uint2 *)(piece + 8 * t + 32);
+    return o == HALVES ? make_uint4(a.x, a.y, b.x, b.y)
+                       : make_uint4(__byte_perm(a.x, a.y, low), __byte_perm(a.x, a.y, high),
+                                    __byte_perm(b.x, b.y, low), __byte_perm(b.x, b.y, high));
+}
+
+} // namespace gqmm
+
+#endif

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+// The experts of a token and their weights, from its logits: op/route.c with a warp for each token.
+//
+// A score becomes an integer of the same order, larger for better, so that the warp's best is one
+// instruction away. A lane holds neighbouring experts; as the lowest lane wins among equals, and in
+// it the first, ties go to the lower id.
+#ifndef GQMM_KERNEL_CUDA_CHOOSE_CUH
+#define GQMM_KERNEL_CUDA_CHOOSE_CUH
+
+#include "kernel/cuda.h"
+
+#include <math.h>
+#include <stdint.h>
+
+namespace gqmm
+{
+
+__device__ __forceinline__ float sigmoid(float x)
+{
+    return 1.0f / (1.0f + expf(-x));
+}
+
+// Order of scores as that of integers; NaN counts as -infinity, -0 as 0. Never 0, which is no
+// score.
+__device__ __forceinline__ uint32_t key_of(const gqmm_cuda_topk &t, const float *logits, int e)
+{
+    float s = t.scoring == GQMM_SIGMOID ? sigmoid(logits[e]) : logits[e];
+    if (t.bias)
+        s = s + t.bias[e];
+    s = s != s ? -INFINITY : s + 0.0f;
+    const uint32_t u = __float_as_uint(s);
+    return u >> 31 ? ~u : u | 0x80000000u;
+}
+
+// Experts lane * KEYS + j, their keys in registers; a chosen one's becomes 0.
+template <int KEYS> struct held_keys {
+    uint32_t key[KEYS];
+
+    __device__ __forceinline__ void load(const gqmm_cuda_topk &t, const float *logits)
+    {
+        const int e0 = (int)threadIdx.x % 32 * KEYS;
+#pragma unroll
+        for (int j = 0; j < KEYS; j++)
+            key[j] = e0 + j < t.n_experts ? key_of(t, logits, e0 + j) : 0;
+    }
+
+    // The best expert that is left, on all lanes; -1 if none is.
+    __device__ __forceinline__ int take(const gqmm_cuda_topk &, const float *)
+    {
+        constexpr int CHAINS = KEYS < 4 ? KEYS : 4;
+        uint32_t best[4] = {0, 0, 0, 0};
+#pragma unroll
+        for (int j = 0; j < KEYS; j++)
+            best[j % CHAINS] = max(best[j % CHAINS], key[j]);
+        best[0] = max(max(best[0], best[1]), max(best[2], best[3]));
+        const uint32_t most = __reduce_max_sync(~0u, best[0]);
+        const int lane = __ffs((int)__ballot_sync(~0u, best[0] == most)) - 1;
+        int at = 0;
+#pragma unroll
+        for (int j = KEYS - 1; j >= 0; j--)
+            at = key[j] == most ? j : at;
+        const bool mine = (int)threadIdx.x % 32 == lane;
+#pragma unroll
+        for (int j = 0; j < KEYS; j++)
+            key[j] = mine && j == at ? 0 : key[j];
+        return most == 0 ? -1 : __shfl_sync(~0u, lane * KEYS + at, lane);
+    }
+};
+
+// Any number of experts: each choice looks at all of them for the best behind the last choice.
+struct sought_keys {
+    uint32_t key;
+    int id;
+
+    __device__ __forceinline__ void load(const gqmm_cuda_topk &, const float *)
+    {
+        key = ~0u;
+        id = -1;
+    }
+
+    __device__ __forceinline__ int take(const gqmm_cuda_topk &t, const float *logits)
+    {
+        uint32_t best = 0;
+        int best_id = INT32_MAX;
+        for (int e = (int)threadIdx.x % 32; e < t.n_experts; e += 32) {
+            const uint32_t k = key_of(t, logits, e);
+            if (k > best && (k < key || (k == key && e > id))) {
+                best = k;
+                best_id = e;
+            }
+        }
+        const uint32_t most = __reduce_max_sync(~0u, best);
+        const int at = __reduce_min_sync(~0u, best == most ? best_id : INT32_MAX);
+        if (most == 0)
+            return -1;
+        key = most;
+        id = at;
+        return at;
+    }
+};
+
+__device__ __forceinline__ float warp_sum(float v)
+{
+#pragma unroll
+    for (int d = 16; d > 0; d /= 2)
+        v += __shfl_xor_sync(~0u, v, d);
+    return v;
+}
+
+__device__ __forceinline__ float warp_max(float v)
+{
+#pragma unroll
+    for (int d = 16; d > 0; d /= 2)
+        v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
+    return v;
+}
+
+// Weights of the chosen ids, slot s on lane s % 32; `own` is this lane's id when 32 slots hold all.
+__device__ __forceinline__ void weigh(const gqmm_cuda_topk &t, const float *logits,
+                                      const int32_t *ids, float *weights, int own)
+{
+    const int lane = (int)threadIdx.x % 32;
+    const bool sigmoids = t.scoring == GQMM_SIGMOID;
+    float top = -INFINITY, sum = 0.0f;
+    for (int s = lane; !sigmoids && s < t.n_slots; s += 32) {
+        const int id = t.n_slots <= 32 ? own : ids[s];
+        top = id < 0 ? top : fmaxf(top, logits[id]);
+    }
+    top = warp_max(top);
+    for (int s = lane; s < t.n_slots; s += 32) {
+        const int id = t.n_slots <= 32 ? own : ids[s];
+        const float w = id < 0 ? 0.0f : sigmoids ? sigmoid(logits[id]) : expf(logits[id] - top);
+        weights[s] = w;
+        sum += w;
+    }
+    if (sigmoids) {
+        sum = t.renormalize ? warp_sum(sum) + 1e-20f : 1.0f;
+    } else {
+        if (!t.renormalize) {
+            sum = 0.0f;
+            for (int e = lane; e < t.n_experts; e += 32)
+                sum += expf(logits[e] - top);
+        }
+        sum = warp_sum(sum);
+    }
+    for (int s = lane; s < t.n_slots; s += 32) // each lane finds what it wrote itself
+        weights[s] = weights[s] / sum * t.routed_scale;
+}
+
+// The experts of one token, by one warp.
+template <class K> __device__ __forceinline__ void choose(const gqmm_cuda_topk &t, int64_t token)
+{
+    const int lane = (int)threadIdx.x % 32;
+    const float *logits = t.logits + token * t.n_experts;
+    int32_t *ids = t.ids + token * t.n_slots;
+    K keys;
+    int own = -1;
+    keys.load(t, logits);
+    for (int s = 0; s < t.n_slots; s++) {
+        const int id = keys.take(t, logits);
+        if (s % 32 == lane)
+            own = id;
+        if ((s % 32 == 31 || s + 1 == t.n_slots) && lane <= s % 32)
+            ids[s / 32 * 32 + lane] = own;
+    }
+    __syncwarp();
+    weigh(t, logits, ids, t.weights + token * t.n_slots, own);
+}
+
+} // namespace gqmm
+
+#endif

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT
+// The sum of a token's experts: rows of pairs times weights, in slot order and fp32, without fused
+// multiply-adds, so that the bits are those of the CPU for equal inputs.
+#include "base/num.h"
+#include "kernel/cuda/launch.cuh"
+#include "kernel/cuda/mma.cuh"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <math.h>
+#include <stdint.h>
+
+namespace gqmm
+{
+namespace
+{
+
+constexpr int MOST_THREADS = 256;
+
+GQMM_HD constexpr int size_of(int type)
+{
+    return type == GQMM_F32 ? 4 : 2;
+}
+
+// N elements of a type, loaded and stored at once.
+template <int TYPE, int N> struct alignas(size_of(TYPE) * N) elements {
+    uint8_t bytes[size_of(TYPE) * N];
+};
+
+template <int TYPE, int N>
+__device__ __forceinline__ float element(const elements<TYPE, N> &v, int i)
+{
+    if (TYPE == GQMM_F32)
+        return gqmm_bits_to_f32(gqmm_load32(v.bytes + 4 * i));
+    const uint16_t h = gqmm_load16(v.bytes + 2 * i);
+    return TYPE == GQMM_BF16 ? gqmm_bf16_to_f32(h) : __half2float(__ushort_as_half(h));
+}
+
+template <int TYPE, int N>
+__device__ __forceinline__ void set_element(elements<TYPE, N> &v, int i, float f)
+{
+    if (TYPE == GQMM_F32) {
+        memcpy(v.bytes + 4 * i, &f, 4);
+    } else {
+        const uint16_t h = TYPE == GQMM_BF16 ? __bfloat16_as_ushort(__float2bfloat16_rn(f))
+                                             : __half_as_ushort(__float2half_rn(f));
+        memcpy(v.bytes + 2 * i, &h, 2);
+    }
+}
+
+// A thread sums N neighbouring columns of a token, with the rows of SLOTS slots on their way at
+// once: 8 for a short way, 4 for many threads on a multiprocessor.
+template <int PAIRS, int Y, int N, int SLOTS>
+__global__ void __launch_bounds__(MOST_THREADS, SLOTS == 4 ? 6 : 2)
+    add_up_kernel(gqmm_cuda_combine c)
+{
+    typedef elements<PAIRS, N> vector;
+    wait_for_previous();
+    let_next_start();
+    const int64_t token = blockIdx.x, column = (blockIdx.y * (int64_t)blockDim.x + threadIdx.x) * N;
+    if (column >= c.d)
+        return;
+    const int32_t *ids = c.ids + token * c.n_slots;
+    const float *weights = c.weights + token * c.n_slots;
+    const uint8_t *rows =
+        (const uint8_t *)c.pairs + (token * c.n_slots * c.d + column) * size_of(PAIRS);
+    const int64_t row_bytes = c.d * size_of(PAIRS), at = token * c.d + column;
+
+    vector shared = {};
+    if (c.shared)
+        shared = *(const vector *)((const uint8_t *)c.shared + at * size_of(PAIRS));
+    float sum[N] = {};
+    for (int s = 0; s < c.n_slots; s += SLOTS) {
+        vector v[SLOTS];
+        float weight[SLOTS];
+        bool use[SLOTS];
+#pragma unroll
+        for (int i = 0; i < SLOTS; i++) {
+            const int32_t id = s + i < c.n_slots ? ids[s + i] : -1;
+            use[i] = id >= 0 && id < c.n_experts;
+            weight[i] = use[i] ? weights[s + i] : 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < SLOTS; i++)
+            if (use[i])
+                v[i] = *(const vector *)(rows + (s + i) * row_bytes);
+#pragma unroll
+        for (int i = 0; i < SLOTS; i++)
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                if (use[i])
+                    sum[j] = __fadd_rn(sum[j], __fmul_rn(weight[i], element<PAIRS, N>(v[i], j)));
+    }
+    if (c.shared) {
+        const float factor = c.shared_dot ? 1.0f / (1.0f + expf(-c.shared_dot[token])) : 1.0f;
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            sum[j] = __fadd_rn(sum[j], __fmul_rn(factor, element<PAIRS, N>(shared, j)));
+    }
+    elements<Y, N> y;
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        set_element<Y, N>(y, j, sum[j]);
+    *(elements<Y, N> *)((uint8_t *)c.y + (token * c.y_row + column) * size_of(Y)) = y;
+}
+
+bool multiple(const void *p, int64_t bytes)
+{
+    return (uintptr_t)p % (uintptr_t)bytes == 0;
+}
+
+template <int PAIRS, int Y, int N>
+int launch_columns(const gqmm_cuda_combine &c, int path, gqmm_stream s)
+{
+    // As many threads as columns where they fit a block, evenly split else; few tokens take small
+    // blocks, so that more multiprocessors fetch.
+    const int64_t vectors = (c.d + N - 1) / N, most = c.n_tokens < 64 ? 32 : MOST_THREADS;
+    const int64_t blocks = (vectors + most - 1) / most;
+    const int64_t threads = ((vectors + blocks - 1) / blocks + 31) / 32 * 32;
+    if (blocks > 65535 || c.n_tokens > INT32_MAX)
+        return (int)cudaErrorInvalidValue;
+    auto *kernel =
+             c.n_tokens < 1024 || N == 1 ? add_up_kernel<PAIRS, Y, N, 8> : add_up_kernel < PAIRS,
+         Y, N, N == 1 ? 8 : 4 > ;
+    return launch(kernel, dim3((unsigned)c.n_tokens, (unsigned)blocks), dim3((unsigned)threads), 0,
+                  s, path, c);
+}
+
+template <int PAIRS, int Y> int launch_types(const gqmm_cuda_combine &c, int path, gqmm_stream s)
+{
+    constexpr int N = 16 / size_of(PAIRS);
+    const bool aligned = c.d % N == 0 && c.y_row % N == 0 && multiple(c.pairs, 16) &&
+                         multiple(c.shared, 16) && multiple(c.y, N * size_of(Y));
+    return aligned ? launch_columns<PAIRS, Y, N>(c, path, s)
+                   : launch_columns<PAIRS, Y, 1>(c, path, s);
+}
+
+template <int PAIRS> int launch_pairs(const gqmm_cuda_combine &c, int path, gqmm_stream s)
+{
+    return c.y_type == GQMM_F32   ? launch_types<PAIRS, GQMM_F32>(c, path, s)
+           : c.y_type == GQMM_F16 ? launch_types<PAIRS, GQMM_F16>(c, path, s)
+                                  : launch_types<PAIRS, GQMM_BF16>(c, path, s);
+}
+
+} // namespace
+} // namespace gqmm
+
+using namespace gqmm;
+
+int gqmm_cuda_add_up(const gqmm_cuda_combine *c, int path, gqmm_stream s)
+{
+    if (c->n_tokens == 0 || c->d == 0)
+        return 0;
+    return c->pairs_type == GQMM_F32   ? launch_pairs<GQMM_F32>(*c, path, s)
+           : c->pairs_type == GQMM_F16 ? launch_pairs<GQMM_F16>(*c, path, s)
+                                       : launch_pairs<GQMM_BF16>(*c, path, s);
+}

@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: MIT
+// The product in tiles of many columns, with wgmma of sm_90a: bf16 activations, weights rounded to bf16.
+//
+// A block walks (tile, row block) items in the order of the list. Loader warps bring weights as they
+// lie in the file and activations, by cp.async, each through a ring of its own; two warpgroups of
+// consumers turn weights into the left operand of wgmma in registers, 64 rows by 64 along k at a
+// time, while the wgmma of the one before runs. Activations come in the decoder's order of k (see
+// wide_order.cuh); they are the right operand, in shared memory.
+//
+// Which row of weights stands in which place of a fragment is free. The order is such that, once 8 x 8
+// blocks of the sums are transposed, a lane holds neighbouring outputs of one column; and gate and up of
+// an output are in the same lane.
+#ifndef GQMM_KERNEL_CUDA_WIDE_CUH
+#define GQMM_KERNEL_CUDA_WIDE_CUH
+
+#include "kernel/cuda/wgmma.cuh"
+#include "kernel/cuda/wide_load.cuh"
+#include "kernel/cuda/wide_order.cuh"
+#include "kernel/cuda/wide_store.cuh"
+
+namespace gqmm
+{
+namespace wide_product
+{
+
+// A weight is fma(code, x, y) of bf16 pairs where there are offsets, both rounded; else the scale is
+// kept in two parts and fma(code, x, code * y) rounds once.
+template <class D>
+__device__ __forceinline__ uint2 scale_pairs(float2 s)
+{
+    const __nv_bfloat16 x = __float2bfloat16_rn(s.x);
+    float y = s.y;
+    if (!D::has_offset) {
+        y = s.x - __bfloat162float(x);
+        y = y - y == 0.0f ? y : 0.0f; // of an infinite scale there is no rest
+    }
+    return make_uint2(both(__bfloat16_as_ushort(x)),
+                      both(__bfloat16_as_ushort(__float2bfloat16_rn(y))));
+}
+
+template <class D> __device__ __forceinline__ uint32_t weight_pair(uint32_t code, uint2 s)
+{
+    return pair_fma(code, s.x, D::has_offset ? s.y : pair_mul(code, s.y));
+}
+
+// What a consumer warp knows of its rows in a tile.
+template <class D, class S> struct warp_rows {
+    int slip[S::MT];                // of the row that the lane makes scales of, planes in bytes
+    int code_slip[S::MT][2];        // of its two rows of codes
+    float factor;                   // what the lane's scales are multiplied by
+};
+
+// The scales of one step of 16 rows, as pairs, to `to`[group][16].
+template <class D>
+__device__ __forceinline__ void make_scales(uint2 *to, const step_row &row, int left, float factor,
+                                            int lane, const format_args &f)
+{
+    constexpr int groups = D::step / D::piece;
+    uint2 v[groups / 2]; // all are read before the first is written
+#pragma unroll
+    for (int i = 0; i < groups / 2; i++) {
+        const int g = 2 * i + (lane >> 4);
+        float2 s = D::template scale<true>(row, g, f);
+        s.x = __fmul_rn(s.x, factor);
+        v[i] = g * D::piece < left ? scale_pairs<D>(s) : make_uint2(0, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < groups / 2; i++)
+        to[(2 * i + (lane >> 4)) * 16 + (lane & 15)] = v[i];
+}
+
+// Those of all rows of a warp.
+template <class D, class S>
+__device__ __forceinline__ void make_all_scales(uint2 *to, const wide_args &a,
+                                                const uint8_t *stage, int warp, int lane,
+                                                const warp_rows<D, S> &rows, int step)
+{
+    constexpr int groups = D::step / D::piece;
+    const int left = (int)(a.p.k - (int64_t)step * D::step);
+#pragma unroll
+    for (int m = 0; m < S::MT; m++) {
+        const int slot = (warp * S::MT + m) * 16 + (lane & 15);
+        step_row row;
+        row.p[0] = stage + slot * pitch<D>() +
+                   (slips<D>() ? (rows.slip[m] + step * code_bytes<D>()) & 15 : 0);
+#pragma unroll
+        for (int plane = 1; plane < 3; plane++)
+            row.p[plane] =
+                plane < D::planes
+                    ? stage + a.plane_at[plane] + slot * a.plane_chunks[plane] * 16 +
+                          (((rows.slip[m] >> 8 * plane) + step * a.plane_bytes[plane]) & 15)
+                    : stage;
+        uint2 *mine = to + m * groups * 16;
+        const int type = a.p.w.scale_type;
+        if (D::planes == 3 && type == GQMM_F32) // a type known is a branch less for each scale
+            make_scales<D>(mine, row, left, rows.factor, lane, {a.p.w.group, GQMM_F32});
+        else if (D::planes == 3 && type == GQMM_F16)
+            make_scales<D>(mine, row, left, rows.factor, lane, {a.p.w.group, GQMM_F16});
+        else
+            make_scales<D>(mine, row, left, rows.factor, lane, {a.p.w.group, GQMM_BF16});
+    }
+}
+
+// The left operands of four wgmma: 64 along k of 16 rows, pieces 2 sub and 2 sub + 1 of a step.
+template <class D>
+__device__ __forceinline__ void make_operand(uint32_t (&to)[16], const step_row &r0,
+                                             const step_row &r1, const uint2 *scales, int sub,
+                                             int lane, const format_args &f)
+{
+    const int g = lane >> 2, t = lane & 3;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const int j = 2 * sub + h;
+        uint32_t lo[D::parts][4], hi[D::parts][4];
+        D::template codes<true>(lo, r0, j, t, f);
+        D::template codes<true>(hi, r1, j, t, f);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int group = D::piece == 16 ? 2 * j + i : j;
+            const uint2 s0 = scales[group * 16 + g], s1 = scales[group * 16 + g + 8];
+            uint32_t *at = to + h * 8 + i * 4;
+            at[0] = weight_pair<D>(lo[0][2 * i], s0);
+            at[1] = weight_pair<D>(hi[0][2 * i], s1);
+            at[2] = weight_pair<D>(lo[0][2 * i + 1], s0);
+            at[3] = weight_pair<D>(hi[0][2 * i + 1], s1);
+        }
+    }
+}
+
+template <int N, int M>
+__device__ __forceinline__ void multiply(float (&acc)[M], const uint32_t (&operand)[16],
+                                         uint64_t matrix)
+{
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        wgmma<N>::add(acc, operand + 4 * i, matrix + 2 * i);
+}
+
+// Wide tiles are multiplied no wider than their columns need.
+template <int N, int M>
+__device__ __forceinline__ void multiply_some(float (&acc)[M], const uint32_t (&operand)[16],
+                                              uint64_t matrix, int count)
+{
+    if constexpr (N <= 64) {
+        multiply<N>(acc, operand, matrix);
+    } else {
+        if (count > N - 16)
+            multiply<N>(acc, operand, matrix);
+        else if (count > N - 32)
+            multiply<N - 16>(acc, operand, matrix);
+        else if (count > N / 16 * 8)
+            multiply<N - 32>(acc, operand, matrix);
+        else
+            multiply<N / 16 * 8>(acc, operand, matrix);
+    }
+}
+
+// The compiler neither moves a use of the sums ahead of this nor their making behind it.
+template <class S> __device__ __forceinline__ void settle(float (&acc)[2][S::N / 2])
+{
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+        for (int i = 0; i < S::N / 2; i++)
+            asm volatile("" : "+f"(acc[m][i])::"memory");
+}
+
+// Sums of a warp's rows over k.
+template <class D, class S>
+__device__ __forceinline__ void main_loop(float (&acc)[2][S::N / 2], const wide_args &a,
+                                          const block_memory &mem, ring &weights, ring &columns,
+                                          const warp_rows<D, S> &rows, int warp, int lane,
+                                          int count)
+{
+    constexpr int groups = D::step / D::piece;
+    static_assert(D::step % (64 * S::SUBS) == 0, "stages of columns in a step");
+    const format_args f = {a.p.w.group, a.p.w.scale_type};
+    uint2 *scales = (uint2 *)mem.scales + warp * S::MT * groups * 16;
+    const int steps = (int)((a.p.k + D::step - 1) / D::step);
+    const int g = lane >> 2;
+    // Two operands, each with sums of its own, take turns: the halves of the rows, or even and odd
+    // parts along k. While wgmma reads one, the other is made.
+    uint32_t operand[2][16];
+    bool held = false; // stage `last` of columns is not given back yet
+    int last = 0;
+
+    int step = 0;
+    settle<S>(acc);
+    do { // with a test first, the sums would be copied while wgmma are at work
+        barrier_wait(mem.full(0, weights.stage), weights.parity);
+        const uint8_t *stage = mem.weights + weights.stage * a.stage_bytes;
+        __syncwarp();
+        make_all_scales<D, S>(scales, a, stage, warp, lane, rows, step);
+        __syncwarp();
+#pragma unroll
+        for (int pair = 0; pair < D::step / 64 / S::SUBS; pair++) {
+            barrier_wait(mem.full(1, columns.stage), columns.parity);
+            fence_for_wgmma(); // here, as the loaders would have to wait for their copies first
+            const uint64_t matrix = wgmma_matrix(mem.columns + columns.stage * S::COLUMN_BYTES);
+#pragma unroll
+            for (int turn = 0; turn < 2; turn++) {
+                const int m = S::MT == 2 ? turn : 0, sub = S::MT == 2 ? pair : 2 * pair + turn;
+                const uint8_t *at = stage + ((warp * S::MT + m) * 16 + g) * pitch<D>();
+                step_row r0, r1;
+                r0.p[0] = at;
+                r1.p[0] = at + 8 * pitch<D>();
+                if (slips<D>()) {
+                    r0.p[0] += (rows.code_slip[m][0] + step * code_bytes<D>()) & 15;
+                    r1.p[0] += (rows.code_slip[m][1] + step * code_bytes<D>()) & 15;
+                }
+                r0.p[1] = r0.p[2] = r1.p[1] = r1.p[2] = NULL;
+
+                wgmma_wait<1>(); // the wgmma before the last: its operand is free
+                if (turn == 1) { // all that read the stage of columns before this one are over
+                    barrier_arrive_if(held && lane == 0, mem.empty(1, last));
+                    last = columns.stage;
+                    held = true;
+                }
+                make_operand<D>(operand[turn], r0, r1, scales + m * groups * 16, sub, lane, f);
+                multiply_some<S::N>(acc[turn], operand[turn],
+                                    matrix + (S::MT == 2 ? 0 : turn * (S::N * 128 / 16)), count);
+                wgmma_commit();
+            }
+            columns.next(a.column_stages);
+        }
+        __syncwarp();
+        if (lane == 0)
+            barrier_arrive(mem.empty(0, weights.stage));
+        weights.next(a.weight_stages);
+    } while (++step < steps);
+    wgmma_wait<0>();
+    settle<S>(acc);
+    barrier_arrive_if(lane == 0, mem.empty(1, last));
+}
+
+template <class D, class S>
+__device__ __forceinline__ warp_rows<D, S> rows_of_warp(const wide_args &a, int expert,
+                                                        int row_block, int warp, int lane)
+{
+    warp_rows<D, S> rows;
+    const bool two = a.p.up.plane[0] != NULL;
+    const gqmm_cuda_matrix *mine = two && (lane & 8) ? &a.p.up : &a.p.w;
+    rows.factor = mine->global ? mine->global[expert * mine->global_stride] / 2688.0f : 1.0f;
+#pragma unroll
+    for (int m = 0; m < S::MT; m++) {
+        const int first = (warp * S::MT + m) * 16;
+        rows.slip[m] = 0;
+        const uint32_t row = (uint32_t)row_of<S>(a, row_block, first + (lane & 15));
+#pragma unroll
+        for (int plane = slips<D>() ? 0 : 1; plane < D::planes; plane++)
+            rows.slip[m] |= (int)(((uint32_t)(uintptr_t)mine->plane[plane] +
+                                   (uint32_t)expert * (uint32_t)mine->expert_stride[plane] +
+                                   row * (uint32_t)mine->row_stride[plane]) &
+                                  15)
+                            << 8 * plane;
+        if (slips<D>()) // the lanes of rows g and g + 8 know them
+            for (int h = 0; h < 2; h++)
+                rows.code_slip[m][h] =
+                    __shfl_sync(0xffffffffu, rows.slip[m], (lane >> 2) + 8 * h) & 15;
+    }
+    return rows;
+}
+
+template <class D, class S>
+__device__ __forceinline__ void consume(const wide_args &a, const block_memory &mem)
+{
+    const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
+    const int items = *a.p.list.n_tiles * a.row_blocks;
+    ring weights = {0, 0}, columns = {0, 0}, infos = {0, 0};
+    float acc[2][S::N / 2];
+
+    for (int item = (int)blockIdx.x; item < items; item += (int)gridDim.x) {
+        barrier_wait(mem.full(2, infos.stage), infos.parity);
+        const tile_info info = mem.infos[infos.stage];
+        const int row_block = item % a.row_blocks;
+#pragma unroll
+        for (int i = 0; i < S::N / 2; i++)
+            acc[0][i] = acc[1][i] = 0.0f;
+        if (info.expert >= 0) {
+            const warp_rows<D, S> rows =
+                rows_of_warp<D, S>(a, info.expert, row_block, warp, lane);
+            main_loop<D, S>(acc, a, mem, weights, columns, rows, warp, lane, info.count);
+            if (S::MT == 1) {
+#pragma unroll
+                for (int i = 0; i < S::N / 2; i++)
+                    acc[0][i] += acc[1][i];
+            }
+        }
+        store<S>(acc, a, mem.y_at + infos.stage * S::N, row_block, warp, lane, info.count);
+        __syncwarp();
+        if (lane == 0)
+            barrier_arrive(mem.empty(2, infos.stage));
+        infos.next(INFOS);
+    }
+}
+
+template <class D, class S>
+__global__ void __launch_bounds__(THREADS, S::BLOCKS)
+    kernel(const __grid_constant__ wide_args a)
+{
+    extern __shared__ __align__(1024) uint8_t shared[];
+    const block_memory mem = block_memory::of<D, S>(shared, a);
+    const int group = (int)threadIdx.x >> 7;
+    if (threadIdx.x == 0) {
+        if (mem.columns & 1023)
+            __trap();
+        for (int i = 0; i < MOST_STAGES; i++) {
+            barrier_init(mem.full(0, i), S::WEIGHT_LOADERS);
+            barrier_init(mem.full(1, i), S::COLUMN_LOADERS);
+            barrier_init(mem.full(2, i), 1);
+            for (int j = 0; j < 3; j++)
+                barrier_init(mem.empty(j, i), CONSUMERS / 32);
+        }
+        fence_for_wgmma();
+    }
+    wait_for_previous();
+    let_next_start();
+    __syncthreads();
+    if (group >= 2) {
+        registers_down<S::LOADER_REGISTERS>();
+        if (threadIdx.x < CONSUMERS + S::COLUMN_LOADERS)
+            load_columns<D, S>(a, mem, (int)threadIdx.x - CONSUMERS);
+        else
+            load_weights<D, S>(a, mem, (int)threadIdx.x - CONSUMERS - S::COLUMN_LOADERS);
+    } else {
+        registers_up<S::CONSUMER_REGISTERS>();
+        consume<D, S>(a, mem);
+    }
+}
+
+// ---------------------------------------------------------------- host
+
+template <class D, int N> int launch_tiles(const gqmm_cuda_product *p, const void *x,
+                                           int64_t x_row, int64_t x_mat, gqmm_stream s)
+{
+    using S = shape<N>;
+    wide_args a = {};
+    if (!plan<D, S>(&a, p, x, x_row, x_mat))
+        return (int)cudaErrorInvalidValue;
+    int device = 0, processors = 132;
+    if (cudaGetDevice(&device) == cudaSuccess)
+        cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    const int64_t items = (int64_t)p->list.most_tiles * a.row_blocks;
+    const int64_t blocks = (int64_t)processors * S::BLOCKS;
+    return launch(kernel<D, S>, dim3((unsigned)(items < blocks ? items : blocks)), dim3(THREADS),
+                  a.shared_bytes, s, GQMM_CUDA_SM90, a);
+}
+
+} // namespace wide_product
+
+// ---- what the room's table takes
+
+template <class D> bool wide_fits(const gqmm_cuda_product *p)
+{
+    return wide_product::fits<D>(p);
+}
+
+// list.tile_columns that suits experts of `mean` columns each.
+inline int wide_columns(double mean)
+{
+    return wide_product::width_for(mean);
+}
+
+template <class D> int wide(const gqmm_cuda_product *p, gqmm_stream s)
+{
+    const void *x = p->x;
+    int64_t x_row = p->x_row, x_mat = p->x_mat;
+    if (p->list.most_tiles == 0 || p->n == 0)
+        return 0;
+    if (p->x_order != 1 + D::in_order) {
+        const int error = wide_product::bring_in_order<D::in_order>(p, s);
+        if (error)
+            return error;
+        x = p->x_ordered;
+        x_row = p->k;
+        x_mat = p->m * p->k;
+    }
+    switch (wide_product::tile_width(p->list.tile_columns)) {
+#define GQMM_WIDTH(n)                                                                              \
+    case n:                                                                                        \
+        return wide_product::launch_tiles<D, n>(p, x, x_row, x_mat, s);
+        GQMM_WIDTHS(GQMM_WIDTH)
+#undef GQMM_WIDTH
+    }
+    return (int)cudaErrorInvalidValue;
+}
+
+} // namespace gqmm
+
+#endif

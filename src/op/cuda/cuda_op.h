@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+/* What the operations on CUDA share. */
+#ifndef GQMM_OP_CUDA_OP_H
+#define GQMM_OP_CUDA_OP_H
+
+#include "kernel/cuda.h"
+#include "op/device.h"
+
+typedef struct gqmm_cuda_state {
+    gqmm_stream stream;
+    bool own_stream;
+    int32_t path;     /* GQMM_CUDA_SM80 or SM90 */
+    uint32_t *fault;  /* host memory that the device writes to */
+    uint32_t *ticket; /* device memory, for launches whose last block goes on */
+} gqmm_cuda_state;
+
+static inline gqmm_cuda_state *gqmm_cuda_of(const gqmm_context *ctx)
+{
+    return ctx->device_state;
+}
+
+/* GQMM_OK for 0, else GQMM_E_DEVICE with the runtime's words. */
+gqmm_status gqmm_cuda_status(int error, const char *what, gqmm_error *err);
+
+/* A handle as kernels take it. */
+gqmm_cuda_matrix gqmm_cuda_view(const gqmm_weights *w);
+
+static inline const gqmm_cuda_family *gqmm_cuda_family_of(const gqmm_weights *w)
+{
+    return w->served_by;
+}
+
+/* NULL is fine; host memory that the device cannot reach is GQMM_E_ARG. */
+gqmm_status gqmm_cuda_check_pointer(const char *name, const void *p, gqmm_error *err);
+
+/* A product on its way: which kernel suits its sizes, and whether its pairs are sorted first. */
+typedef struct gqmm_cuda_call {
+    gqmm_cuda_product p;
+    const gqmm_cuda_family *family;
+    bool transpose;
+    bool by_id;  /* p.rhs is or will be given */
+    bool narrow; /* asked for: no wide tiles */
+    bool wide;   /* tiles of many columns */
+    bool sorted; /* p.list is filled by gqmm_cuda_sort_call() */
+    void *scratch;
+} gqmm_cuda_call;
+
+/* Decides by sizes alone. */
+void gqmm_cuda_plan_call(const gqmm_context *ctx, gqmm_cuda_call *c);
+/* Takes the memory of a sorted call's list. */
+void gqmm_cuda_take_list(gqmm_cuda_call *c, gqmm_layout *l);
+gqmm_status gqmm_cuda_sort_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_error *err);
+gqmm_status gqmm_cuda_run_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_error *err);
+
+gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t n, int64_t k,
+                                bool run, size_t *bytes, gqmm_error *err);
+gqmm_status gqmm_moe_on_cuda(gqmm_context *ctx, const struct gqmm_moe_state *s, bool run,
+                             size_t *bytes, gqmm_error *err);
+gqmm_status gqmm_embed_on_cuda(gqmm_context *ctx, const gqmm_embed_desc *d, gqmm_error *err);
+gqmm_status gqmm_dequantize_on_cuda(gqmm_context *ctx, const gqmm_dequantize_desc *d,
+                                    gqmm_error *err);
+gqmm_status gqmm_quantize_on_cuda(gqmm_context *ctx, const gqmm_quantize_desc *d,
+                                  const gqmm_format_info *format, gqmm_error *err);
+
+#endif

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT */
+/* gather_qmm and qmm on CUDA, and how every product there is sorted and launched. */
+#include "op/cuda/cuda_op.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+enum {
+    MOST_UNSORTED = 128, /* pairs among which a block still finds its own columns */
+    WIDE_FROM = 16       /* columns per expert from which wide tiles pay */
+};
+
+/* Columns of a tile, by sizes that the host knows: the mean of an expert, with room for the uneven.
+ */
+static int32_t tile_columns(const gqmm_cuda_call *c, int64_t columns)
+{
+    const int64_t experts = c->by_id || c->p.expert < 0 ? c->p.w.n_experts : 1;
+    const int64_t mean = (columns + experts - 1) / experts;
+    if (!c->wide)
+        return c->p.x_type != GQMM_BF16 ? 16 : mean > 4 ? 32 : 8;
+    return mean > 96 ? 128 : mean > 40 ? 64 : mean > 20 ? 32 : 16;
+}
+
+static bool is_wide(const gqmm_context *ctx, const gqmm_cuda_call *c, int64_t columns)
+{
+    const int64_t experts = c->by_id || c->p.expert < 0 ? c->p.w.n_experts : 1;
+    return c->transpose && !c->narrow && c->family->wide &&
+           gqmm_cuda_of(ctx)->path == GQMM_CUDA_SM90 && c->p.x_type == GQMM_BF16 &&
+           columns >= experts * WIDE_FROM;
+}
+
+void gqmm_cuda_plan_call(const gqmm_context *ctx, gqmm_cuda_call *c)
+{
+    const int64_t columns = c->p.n_pairs * c->p.m;
+    c->wide = is_wide(ctx, c, columns);
+    c->p.list.tile_columns = tile_columns(c, columns);
+    c->sorted = c->wide || (c->by_id && c->p.m == 1 && c->p.n_pairs > MOST_UNSORTED);
+}
+
+void gqmm_cuda_take_list(gqmm_cuda_call *c, gqmm_layout *l)
+{
+    gqmm_cuda_list *list = &c->p.list;
+    if (!c->sorted)
+        return;
+    const int64_t pairs = c->p.n_pairs, experts = c->p.w.n_experts;
+    list->most_tiles = gqmm_cuda_most_tiles(pairs, c->p.m, c->p.w.n_experts, list->tile_columns);
+    list->order = gqmm_take(l, pairs, sizeof *list->order);
+    list->tiles = gqmm_take(l, list->most_tiles, sizeof *list->tiles);
+    list->n_tiles = gqmm_take(l, 1, sizeof *list->n_tiles);
+    list->first = gqmm_take(l, experts + 2, sizeof *list->first);
+    c->scratch = gqmm_take(l, (int64_t)gqmm_cuda_sort_scratch(pairs, c->p.w.n_experts), 1);
+}
+
+gqmm_status gqmm_cuda_sort_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_error *err)
+{
+    const gqmm_cuda_state *s = gqmm_cuda_of(ctx);
+    if (!c->sorted)
+        return GQMM_OK;
+    return gqmm_cuda_status(gqmm_cuda_sort(&c->p, c->scratch, s->path, s->stream), "sorting pairs",
+                            err);
+}
+
+gqmm_status gqmm_cuda_run_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_error *err)
+{
+    const gqmm_cuda_state *s = gqmm_cuda_of(ctx);
+    gqmm_cuda_product p = c->p;
+    int error;
+    if (!c->sorted)
+        p.list.tiles = NULL;
+    if (!c->transpose)
+        error = c->family->product_n(&p, s->path, s->stream);
+    else if (c->wide)
+        error = c->family->wide(&p, s->stream);
+    else
+        error = c->family->product(&p, s->path, s->stream);
+    return gqmm_cuda_status(error, "enqueuing a product", err);
+}
+
+/* ---- gather_qmm */
+
+static void take_gather(void *arg, gqmm_layout *l)
+{
+    gqmm_cuda_take_list(arg, l);
+}
+
+gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t n, int64_t k,
+                                bool run, size_t *bytes, gqmm_error *err)
+{
+    gqmm_cuda_call c = {
+        .family = gqmm_cuda_family_of(d->w), .transpose = d->transpose, .by_id = d->rhs};
+    gqmm_status st;
+    c.p = (gqmm_cuda_product){.w = gqmm_cuda_view(d->w),
+                              .k = k,
+                              .n = n,
+                              .x = d->x,
+                              .x_row = d->x_row_stride,
+                              .x_mat = d->x_mat_stride,
+                              .x_type = d->x_type,
+                              .y_type = d->y_type,
+                              .y = d->y,
+                              .y_row = d->y_row_stride,
+                              .y_pair = d->y_pair_stride,
+                              .n_pairs = d->n_pairs,
+                              .m = d->m,
+                              .n_x = d->n_x,
+                              .lhs = d->lhs,
+                              .rhs = d->rhs,
+                              .lhs_stride = d->lhs_stride,
+                              .rhs_stride = d->rhs_stride,
+                              .slots = 1,
+                              .expert = d->w->n_experts == 1 || d->n_pairs <= 1 ? 0 : -1,
+                              .fault = gqmm_cuda_of(ctx)->fault};
+    int64_t columns = 0;
+    if (!gqmm_mul(&columns, d->n_pairs, d->m) || columns > INT32_MAX)
+        return gqmm_fail(err, GQMM_E_SHAPE, 0,
+                         "%" PRId64 " pairs of %" PRId64 " rows exceed the 2^31 of one CUDA call",
+                         d->n_pairs, d->m);
+    gqmm_cuda_plan_call(ctx, &c);
+    st = gqmm_lay_out(ctx, take_gather, &c, run, d->workspace, d->workspace_bytes, bytes, err);
+    if (st != GQMM_OK || !run || d->n_pairs * d->m == 0)
+        return st;
+    if ((st = gqmm_cuda_check_pointer("y", d->y, err)) != GQMM_OK ||
+        (st = gqmm_cuda_check_pointer("x", d->x, err)) != GQMM_OK ||
+        (st = gqmm_cuda_check_pointer("lhs", d->lhs, err)) != GQMM_OK ||
+        (st = gqmm_cuda_check_pointer("rhs", d->rhs, err)) != GQMM_OK ||
+        (st = gqmm_cuda_sort_call(ctx, &c, err)) != GQMM_OK)
+        return st;
+    snprintf(ctx->explain, sizeof ctx->explain,
+             "gather_qmm %s %s%s: %" PRId64 " pairs of %" PRId64 " rows, [%" PRId64 ", %" PRId64
+             "], %s, %zu bytes of workspace",
+             d->w->format->pub.name, gqmm_weights_isa(d->w), c.wide ? " wide" : "", d->n_pairs,
+             d->m, n, k, c.sorted ? "sorted" : "unsorted", *bytes);
+    return gqmm_cuda_run_call(ctx, &c, err);
+}

@@ -1,0 +1,808 @@
+// SPDX-License-Identifier: MIT
+// The routing kernels and the rounding quantisers against the CPU's code, and their timings.
+//
+//   test_route          all checks, then timings
+//   test_route small    the smaller checks, for compute-sanitizer
+//   test_route time     timings only
+//   test_route race     a few checks of the kernels that share memory, for racecheck
+//   test_route sort     timings of the sort only
+//
+// Built from this file, src/kernel/cuda/{sort,choose,combine,round}.cu, src/op/route.c,
+// src/format/*.c and src/base/convert.c.
+#include <cuda_runtime.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <functional>
+#include <vector>
+
+#include "base/num.h"
+#include "kernel/cuda.h"
+
+extern "C" {
+#include "base/convert.h"
+#include "format/format.h"
+#include "op/route.h"
+}
+
+static int passed, failed, shown;
+static cudaStream_t stream;
+
+#define CUDA(call) \
+    do { \
+        const int error_ = (int)(call); \
+        if (error_) { \
+            printf("FAIL %s:%d: %s\n", __FILE__, __LINE__, \
+                   cudaGetErrorString((cudaError_t)error_)); \
+            exit(1); \
+        } \
+    } while (0)
+
+static void report(bool good, const char *name, const char *what)
+{
+    good ? passed++ : failed++;
+    if (!good && shown++ < 40)
+        printf("FAIL %s: %s\n", name, what);
+}
+
+static uint32_t seed = 1;
+
+static uint32_t random_bits()
+{
+    seed ^= seed << 13;
+    seed ^= seed >> 17;
+    return seed ^= seed << 5;
+}
+
+static float uniform()
+{
+    return (float)(random_bits() >> 8) * (1.0f / 16777216.0f);
+}
+
+static float gaussian()
+{
+    return uniform() + uniform() + uniform() + uniform() - 2.0f;
+}
+
+// Device memory between two guards, `skew` bytes off its natural alignment.
+struct buffer {
+    enum { GUARD = 256 };
+    uint8_t *memory;
+    size_t size, skew;
+
+    explicit buffer(size_t size_, size_t skew_ = 0) : size(size_), skew(skew_)
+    {
+        CUDA(cudaMalloc((void **)&memory, size + 2 * GUARD + skew));
+        CUDA(cudaMemset(memory, 0x5a, size + 2 * GUARD + skew));
+        CUDA(cudaDeviceSynchronize()); // the stream of the tests does not wait for this one
+    }
+    template <class T> explicit buffer(const std::vector<T> &v) : buffer(v.size() * sizeof(T))
+    {
+        write(v.data());
+    }
+    buffer(const buffer &) = delete;
+    ~buffer()
+    {
+        CUDA(cudaFree(memory));
+    }
+    void write(const void *from) const
+    {
+        CUDA(cudaMemcpy(at(), from, size, cudaMemcpyHostToDevice));
+        CUDA(cudaDeviceSynchronize());
+    }
+    uint8_t *at() const
+    {
+        return memory + GUARD + skew;
+    }
+    template <class T> T *as() const
+    {
+        return (T *)at();
+    }
+    template <class T> std::vector<T> read() const
+    {
+        std::vector<T> v(size / sizeof(T));
+        CUDA(cudaMemcpy(v.data(), at(), v.size() * sizeof(T), cudaMemcpyDeviceToHost));
+        return v;
+    }
+    bool intact() const
+    {
+        std::vector<uint8_t> all(size + 2 * GUARD + skew);
+        CUDA(cudaMemcpy(all.data(), memory, all.size(), cudaMemcpyDeviceToHost));
+        bool good = true;
+        for (size_t i = 0; i < all.size(); i++)
+            if (i < GUARD + skew || i >= GUARD + skew + size)
+                good &= all[i] == 0x5a;
+        return good;
+    }
+};
+
+// ---- sort
+
+struct sort_case {
+    int64_t n_pairs, m, n_x;
+    int32_t n_experts, columns;
+    int32_t pattern; // of the ids: 0 any, 1 all on one, 2 few, 3 with -1 and bad ones
+    int64_t rhs_stride, lhs_stride; // 0: NULL
+    int32_t expert, path;
+};
+
+static void ids_of(const sort_case &c, std::vector<int32_t> &rhs, std::vector<int32_t> &lhs)
+{
+    const int32_t e = c.n_experts;
+    rhs.assign((size_t)(c.n_pairs * (c.rhs_stride ? c.rhs_stride : 1)), 1 << 30);
+    lhs.assign((size_t)(c.n_pairs * (c.lhs_stride ? c.lhs_stride : 1)), 1 << 30);
+    for (int64_t p = 0; p < c.n_pairs; p++) {
+        const uint32_t r = random_bits();
+        int32_t id = (int32_t)(r % (uint32_t)e);
+        id = c.pattern == 1 ? e / 2 : c.pattern == 2 ? id / 16 * 16 : id;
+        if (c.pattern == 3 && r >> 28 == 0)
+            id = r >> 27 & 1 ? -1 : r >> 26 & 1 ? e : r >> 25 & 1 ? -7 : INT32_MAX;
+        rhs[(size_t)(p * c.rhs_stride)] = id;
+        int32_t x = (int32_t)(random_bits() % (uint32_t)c.n_x);
+        if (c.pattern == 3 && r >> 27 == 3)
+            x = r >> 26 & 1 ? -1 : r >> 25 & 1 ? (int32_t)c.n_x : -2;
+        lhs[(size_t)(p * c.lhs_stride)] = x;
+    }
+}
+
+static void check_sort(const sort_case &c)
+{
+    char name[200];
+    snprintf(name, sizeof name,
+             "sort P=%lld E=%d m=%lld columns=%d pattern=%d strides %lld %lld expert=%d sm_%d",
+             (long long)c.n_pairs, c.n_experts, (long long)c.m, c.columns, c.pattern,
+             (long long)c.rhs_stride, (long long)c.lhs_stride, c.expert, c.path);
+    std::vector<int32_t> rhs, lhs;
+    ids_of(c, rhs, lhs);
+    const int32_t E = c.n_experts, most = gqmm_cuda_most_tiles(c.n_pairs, c.m, E, c.columns);
+    const buffer d_rhs(rhs), d_lhs(lhs), order((size_t)c.n_pairs * 4), first(((size_t)E + 2) * 4),
+        tiles((size_t)most * sizeof(gqmm_cuda_tile)), n_tiles(4),
+        scratch(gqmm_cuda_sort_scratch(c.n_pairs, E)), fault(std::vector<uint32_t>(1, 0));
+
+    gqmm_cuda_product p = {};
+    p.w.n_experts = E;
+    p.n_pairs = c.n_pairs;
+    p.m = c.m;
+    p.n_x = c.n_x;
+    p.slots = 1;
+    p.rhs = c.rhs_stride ? d_rhs.as<int32_t>() : NULL;
+    p.lhs = c.lhs_stride ? d_lhs.as<int32_t>() : NULL;
+    p.rhs_stride = c.rhs_stride;
+    p.lhs_stride = c.lhs_stride;
+    p.expert = c.expert;
+    p.fault = fault.as<uint32_t>();
+    p.list.order = order.as<int32_t>();
+    p.list.tiles = tiles.as<gqmm_cuda_tile>();
+    p.list.n_tiles = n_tiles.as<int32_t>();
+    p.list.first = first.as<int32_t>();
+    p.list.tile_columns = c.columns;
+    p.list.most_tiles = most;
+    for (int i = 0; i < 2; i++) // the second finds what the first left behind
+        CUDA(gqmm_cuda_sort(&p, scratch.as<void>(), c.path, stream));
+    CUDA(cudaStreamSynchronize(stream));
+
+    uint32_t bits = 0;
+    std::vector<std::vector<int32_t>> of((size_t)E + 1);
+    for (int64_t i = 0; i < c.n_pairs; i++) {
+        int64_t e = c.rhs_stride ? rhs[(size_t)(i * c.rhs_stride)] : c.expert < 0 ? i : c.expert;
+        const int64_t x = c.lhs_stride ? lhs[(size_t)(i * c.lhs_stride)] : 0;
+        bits |= e < -1 || e >= E ? GQMM_FAULT_EXPERT : 0;
+        bits |= x < -1 || x >= c.n_x ? GQMM_FAULT_ROW : 0;
+        e = e < 0 || e >= E || x < 0 || x >= c.n_x ? E : e;
+        of[(size_t)e].push_back((int32_t)i);
+    }
+    std::vector<int32_t> want_order, want_first;
+    std::vector<gqmm_cuda_tile> want_tiles[4];
+    for (int32_t e = 0; e <= E; e++) {
+        const std::vector<int32_t> &pairs = of[(size_t)e];
+        const int64_t begin = (int64_t)want_order.size() * c.m;
+        const int64_t columns = (int64_t)pairs.size() * c.m;
+        const int64_t n = (columns + c.columns - 1) / c.columns;
+        const int bucket = most >= 1 << 16                      ? 0
+                           : e == E || columns <= c.columns / 4 ? 3
+                           : columns > c.columns                ? 0
+                           : columns > c.columns / 2            ? 1
+                                                                : 2;
+        int64_t at = begin;
+        for (int64_t j = 0; j < n; j++) {
+            const int32_t count = (int32_t)(columns / n + (j < columns % n));
+            want_tiles[bucket].push_back({e == E ? -1 : e, (int32_t)at, count, 0});
+            at += count;
+        }
+        want_first.push_back((int32_t)want_order.size());
+        want_order.insert(want_order.end(), pairs.begin(), pairs.end());
+    }
+    want_first.push_back((int32_t)want_order.size());
+    std::vector<gqmm_cuda_tile> want;
+    for (const std::vector<gqmm_cuda_tile> &t : want_tiles)
+        want.insert(want.end(), t.begin(), t.end());
+
+    const int32_t n = n_tiles.read<int32_t>()[0];
+    report(order.read<int32_t>() == want_order, name, "order");
+    report(first.read<int32_t>() == want_first, name, "first");
+    report(n == (int32_t)want.size() && n <= most, name, "number of tiles");
+    if (n <= most) {
+        const std::vector<gqmm_cuda_tile> got = tiles.read<gqmm_cuda_tile>();
+        report(memcmp(got.data(), want.data(), want.size() * sizeof want[0]) == 0, name, "tiles");
+    }
+    report(fault.read<uint32_t>()[0] == bits, name, "fault");
+    report(order.intact() && first.intact() && tiles.intact() && n_tiles.intact() &&
+               scratch.intact() && fault.intact(),
+           name, "guards");
+}
+
+static void check_sorts(bool small)
+{
+    for (int path : {GQMM_CUDA_SM80, GQMM_CUDA_SM90}) {
+        for (int64_t tokens : {0, 1, 2, 7, 513, 4097}) {
+            for (int32_t experts : {1, 8, 128, 256, 512, 4096}) {
+                if (small && tokens * experts > 513 * 256)
+                    continue;
+                for (int pattern = 0; pattern < 4; pattern++) {
+                    const int64_t rhs = 1 + pattern % 2 * 2, lhs = pattern == 3 ? 2 : 0;
+                    const int64_t m = pattern == 2 ? 5 : 1, columns = pattern == 1 ? 16 : 64;
+                    check_sort({tokens * 8, m, 1000, experts, (int32_t)columns, pattern, rhs, lhs,
+                                -1, path});
+                }
+            }
+        }
+        check_sort({300, 1, 7, 299, 8, 0, 0, 1, -1, path}); // pairs name their experts; one is bad
+        check_sort({5000, 3, 7, 16, 128, 0, 0, 1, 3, path});
+        check_sort({3000, 1, 9, 5000, 8, 0, 1, 0, -1, path});
+        if (small)
+            continue;
+        check_sort({40000, 1, 9, 5000, 8, 0, 1, 0, -1, path});
+        check_sort({131073, 1, 9, 256, 128, 3, 1, 1, -1, path});
+        check_sort({3000001, 2, 9, 100, 100, 3, 1, 1, -1, path});
+        check_sort({3000001, 1, 9, 100, 8, 1, 1, 0, -1, path});
+    }
+}
+
+// Every kind of sort.
+static void check_races()
+{
+    for (int path : {GQMM_CUDA_SM80, GQMM_CUDA_SM90}) {
+        check_sort({700, 1, 9, 256, 64, 3, 1, 1, -1, path});
+        check_sort({4097, 1, 9, 256, 16, 3, 1, 1, -1, path});
+        check_sort({9001, 1, 9, 600, 8, 1, 1, 0, -1, path});
+        check_sort({9001, 1, 9, 4096, 8, 0, 1, 0, -1, path});
+    }
+}
+
+// ---- choose
+
+static bool near(float a, float b, float relative)
+{
+    return (isnan(a) && isnan(b)) || a == b || fabsf(a - b) <= relative * fabsf(b);
+}
+
+static float score(const gqmm_router_rule &r, const float *logits, int32_t e)
+{
+    float s = r.scoring == GQMM_SIGMOID ? 1.0f / (1.0f + expf(-logits[e])) : logits[e];
+    s = r.bias ? s + r.bias[e] : s;
+    return isnan(s) ? -INFINITY : s;
+}
+
+static void check_choice(int64_t tokens, int32_t experts, int32_t slots, int scoring, int renorm,
+                         bool bias, int odd, int path)
+{
+    char name[200];
+    snprintf(name, sizeof name, "choose T=%lld E=%d S=%d scoring=%d renormalize=%d bias=%d odd=%d",
+             (long long)tokens, experts, slots, scoring, renorm, bias, odd);
+    std::vector<float> logits((size_t)(tokens * experts)), biases((size_t)experts);
+    for (float &v : logits) {
+        v = rintf(gaussian() * 128.0f) / 32.0f; // ties
+        const uint32_t r = random_bits();
+        if (odd == 1 && r % 8 == 0)
+            v = r & 8 ? NAN : r & 16 ? INFINITY : -INFINITY;
+        if (odd == 2)
+            v = r & 8 ? NAN : -0.0f;
+        if (odd == 3)
+            v = NAN;
+    }
+    for (float &v : biases)
+        v = rintf(gaussian() * 256.0f) / 1024.0f;
+    const gqmm_router_rule rule = {experts, slots, scoring,
+                                   renorm,  2.5f,  bias ? biases.data() : NULL};
+    const buffer d_logits(logits), d_bias(biases), ids((size_t)(tokens * slots) * 4),
+        weights((size_t)(tokens * slots) * 4);
+    const gqmm_cuda_topk t = {d_logits.as<float>(),
+                              bias ? d_bias.as<float>() : NULL,
+                              ids.as<int32_t>(),
+                              weights.as<float>(),
+                              tokens,
+                              experts,
+                              slots,
+                              scoring,
+                              renorm,
+                              2.5f};
+    CUDA(gqmm_cuda_choose(&t, path, stream));
+    CUDA(cudaStreamSynchronize(stream));
+    const std::vector<int32_t> got = ids.read<int32_t>();
+    const std::vector<float> got_weights = weights.read<float>();
+    std::vector<int32_t> want((size_t)slots);
+    std::vector<float> want_weights((size_t)slots);
+    bool good = true, close = true;
+    for (int64_t i = 0; i < tokens; i++) {
+        const float *l = &logits[(size_t)(i * experts)];
+        gqmm_route_token(want.data(), want_weights.data(), l, &rule);
+        for (int32_t s = 0; s < slots; s++) {
+            const size_t at = (size_t)(i * slots + s);
+            const int32_t id = got[at];
+            // The two expf differ in the last place: scores that close may change places.
+            if (id < 0 || id >= experts)
+                good = false;
+            else if (id == want[(size_t)s])
+                close &= near(got_weights[at], want_weights[(size_t)s], 2e-6f + 4e-9f * experts);
+            else
+                good &= scoring == GQMM_SIGMOID &&
+                        near(score(rule, l, id), score(rule, l, want[(size_t)s]), 1e-6f);
+        }
+    }
+    report(good, name, "ids");
+    report(close, name, "weights");
+    report(ids.intact() && weights.intact(), name, "guards");
+}
+
+static void check_choices(bool small)
+{
+    if (!small)
+        check_choice(4097, 256, 8, GQMM_SOFTMAX, 1, false, 0, GQMM_CUDA_SM90);
+    for (int path : {GQMM_CUDA_SM80, GQMM_CUDA_SM90})
+        for (int64_t tokens : {0, 1, 2, 7, 513, 4097})
+            for (int32_t experts : {1, 8, 31, 60, 128, 256, 512, 1000, 4096})
+                for (int32_t slots : {1, 8, 10, 70}) {
+                    if (slots > experts || tokens * experts * slots > (small ? 5e4 : 1e6))
+                        continue;
+                    for (int scoring : {GQMM_SOFTMAX, GQMM_SIGMOID})
+                        for (int renorm : {0, 1})
+                            for (int odd = 0; odd < 4; odd++)
+                                check_choice(tokens, experts, slots, scoring, renorm,
+                                             scoring == GQMM_SIGMOID && renorm, odd, path);
+                }
+}
+
+// ---- add up
+
+static void check_sum(int64_t tokens, int64_t d, int32_t slots, int pairs_type, int y_type,
+                      int shared, int skew, int path)
+{
+    char name[200];
+    snprintf(name, sizeof name, "add up T=%lld D=%lld S=%d types %d %d shared=%d skew=%d",
+             (long long)tokens, (long long)d, slots, pairs_type, y_type, shared, skew);
+    const size_t in = gqmm_type_size(pairs_type), out = gqmm_type_size(y_type);
+    const int64_t y_row = d + (skew ? 3 : 0), pairs = tokens * slots;
+    std::vector<float> x((size_t)(pairs * d)), sh((size_t)(tokens * d)), w((size_t)pairs),
+        dot((size_t)tokens);
+    std::vector<int32_t> ids((size_t)pairs);
+    for (std::vector<float> *v : {&x, &sh, &w, &dot})
+        for (float &f : *v)
+            f = gaussian();
+    for (int32_t &id : ids)
+        id = random_bits() % 8 ? (int32_t)(random_bits() % 20) : random_bits() & 1 ? -1 : 20;
+    std::vector<uint8_t> x_bytes(x.size() * in), sh_bytes(sh.size() * in);
+    gqmm_narrow(x_bytes.data(), pairs_type, x.data(), (int64_t)x.size());
+    gqmm_narrow(sh_bytes.data(), pairs_type, sh.data(), (int64_t)sh.size());
+    gqmm_widen(x.data(), x_bytes.data(), pairs_type, (int64_t)x.size());
+    gqmm_widen(sh.data(), sh_bytes.data(), pairs_type, (int64_t)sh.size());
+
+    const buffer d_x(x_bytes.size(), (size_t)skew * in), d_sh(sh_bytes), d_w(w), d_ids(ids),
+        d_dot(dot), y((size_t)(tokens * y_row) * out, (size_t)skew * out);
+    d_x.write(x_bytes.data());
+    gqmm_cuda_combine c = {};
+    c.pairs = d_x.at();
+    c.pairs_type = pairs_type;
+    c.y_type = y_type;
+    c.ids = d_ids.as<int32_t>();
+    c.weights = d_w.as<float>();
+    c.shared = shared ? d_sh.at() : NULL;
+    c.shared_dot = shared == 2 ? d_dot.as<float>() : NULL;
+    c.y = y.at();
+    c.y_row = y_row;
+    c.n_tokens = tokens;
+    c.d = d;
+    c.n_slots = slots;
+    c.n_experts = 20;
+    CUDA(gqmm_cuda_add_up(&c, path, stream));
+    CUDA(cudaStreamSynchronize(stream));
+
+    const std::vector<uint8_t> got = y.read<uint8_t>();
+    bool good = true, kept = true;
+    for (int64_t t = 0; t < tokens; t++) {
+        std::vector<uint8_t> want_bytes((size_t)d * out);
+        std::vector<float> sum((size_t)d, 0.0f), y_f((size_t)d), want((size_t)d);
+        for (int64_t p = t * slots; p < (t + 1) * slots; p++)
+            for (int64_t i = 0; i < d && ids[(size_t)p] >= 0 && ids[(size_t)p] < 20; i++) {
+                volatile float product = w[(size_t)p] * x[(size_t)(p * d + i)];
+                sum[(size_t)i] += product;
+            }
+        for (int64_t i = 0; i < d && shared; i++) {
+            const float factor = shared == 2 ? 1.0f / (1.0f + expf(-dot[(size_t)t])) : 1.0f;
+            volatile float product = factor * sh[(size_t)(t * d + i)];
+            sum[(size_t)i] += product;
+        }
+        gqmm_narrow(want_bytes.data(), y_type, sum.data(), d);
+        gqmm_widen(want.data(), want_bytes.data(), y_type, d);
+        const uint8_t *row = &got[(size_t)(t * y_row) * out];
+        gqmm_widen(y_f.data(), row, y_type, d);
+        if (shared == 2) { // the factors may differ in the last place
+            for (size_t i = 0; i < (size_t)d; i++)
+                good &= fabsf(y_f[i] - want[i]) <= 1e-6f + fabsf(want[i]) / (out == 4 ? 1e6f : 100);
+        } else {
+            good &= memcmp(row, want_bytes.data(), want_bytes.size()) == 0;
+        }
+        for (size_t i = (size_t)d * out; i < (size_t)y_row * out; i++)
+            kept &= row[i] == 0x5a;
+    }
+    report(good, name, "sums");
+    report(kept && y.intact(), name, "guards");
+}
+
+static void check_sums(bool small)
+{
+    if (!small)
+        check_sum(513, 2048, 8, GQMM_BF16, GQMM_BF16, 1, 0, GQMM_CUDA_SM90);
+    for (int path : {GQMM_CUDA_SM80, GQMM_CUDA_SM90})
+        for (int64_t tokens : {0, 1, 7, small ? 70 : 513})
+            for (int64_t d : {1, 31, 64, 2048, 2880})
+                for (int32_t slots : {1, 8, 10})
+                    for (int pairs_type = 0; pairs_type < 3; pairs_type++)
+                        for (int y_type = 0; y_type < 3; y_type++) {
+                            if (tokens * d > (small ? 3000 : 70000))
+                                continue;
+                            const int k = (int)(tokens + slots) + pairs_type + y_type;
+                            check_sum(tokens, d, slots, pairs_type, y_type, k % 3, 0, path);
+                            check_sum(tokens, d, slots, pairs_type, y_type, k % 2, 1, path);
+                        }
+}
+
+// ---- round
+
+// Rows of x whose blocks are of every kind: plain, zero, constant, small, large, near powers of
+// two.
+static std::vector<float> values(int64_t n, int32_t type, bool odd)
+{
+    std::vector<float> x((size_t)n);
+    for (int64_t i = 0; i < n; i += 16) {
+        const uint32_t kind = random_bits() % 10;
+        const float range = ldexpf(1.0f, (int)(random_bits() % 30) - 15), constant = gaussian();
+        for (int64_t j = i; j < i + 16 && j < n; j++) {
+            const float g = gaussian();
+            const float power = ldexpf(1.0f + (float)(random_bits() % 7) * 1.1920929e-7f - 3e-7f,
+                                       (int)(random_bits() % 8) - 4);
+            x[(size_t)j] = kind == 0   ? 0.0f
+                           : kind == 1 ? constant
+                           : kind == 2 ? g * 1e-39f
+                           : kind == 3 ? g * 1e37f
+                           : kind == 4 ? power
+                           : kind == 5 ? rintf(g * 4.0f) * range
+                           : kind == 6 ? fabsf(g)
+                           : kind == 7 ? -0.0f
+                                       : g * range;
+            const uint32_t r = random_bits();
+            if (odd && r % 40 == 0)
+                x[(size_t)j] = r & 256 ? NAN : r & 512 ? INFINITY : -INFINITY;
+        }
+    }
+    if (type != GQMM_F32 && !odd) { // stay finite as f16
+        for (float &v : x)
+            v = fabsf(v) > 6e4f ? 6e4f : v;
+    }
+    return x;
+}
+
+static void check_rounding(int32_t format, int64_t rows, const std::vector<float> &x_,
+                           int32_t x_type, const float *global, int skew, bool odd)
+{
+    const gqmm_format_info *f = &gqmm_formats[format];
+    const size_t size = gqmm_type_size(x_type);
+    const int64_t cols = (int64_t)x_.size() / rows, x_row = cols + skew;
+    const int64_t blocks = cols / f->pub.block_elems;
+    char name[200];
+    snprintf(name, sizeof name, "round %s %lld x %lld type=%d global=%g skew=%d odd=%d",
+             f->pub.name, (long long)rows, (long long)cols, x_type, global ? *global : 0.0, skew,
+             odd);
+    std::vector<float> x((size_t)cols);
+    std::vector<uint8_t> bytes((size_t)(rows * x_row) * size);
+    for (int64_t r = 0; r < rows; r++)
+        gqmm_narrow(&bytes[(size_t)(r * x_row) * size], x_type, &x_[(size_t)(r * cols)], cols);
+    const buffer d_x(bytes), d_global(std::vector<float>(1, global ? *global : 0.0f));
+    gqmm_cuda_quantize q = {};
+    q.format = format;
+    q.x_type = x_type;
+    q.x = d_x.at();
+    q.x_row = x_row;
+    q.n_rows = rows;
+    q.n_cols = cols;
+    q.global = global ? d_global.as<float>() : NULL;
+    std::vector<std::vector<uint8_t>> want;
+    std::vector<buffer *> planes;
+    for (int i = 0; i < f->pub.n_planes; i++) {
+        q.row_stride[i] = blocks * f->pub.plane_bytes[i] + skew;
+        planes.push_back(new buffer((size_t)(rows * q.row_stride[i]), (size_t)skew));
+        q.plane[i] = planes.back()->at();
+        want.push_back(std::vector<uint8_t>((size_t)(rows * q.row_stride[i]), 0x5a));
+    }
+    CUDA(gqmm_cuda_round(&q, stream));
+    CUDA(cudaStreamSynchronize(stream));
+    for (int64_t r = 0; r < rows; r++) {
+        gqmm_widen(x.data(), &bytes[(size_t)(r * x_row) * size], x_type, cols);
+        for (int64_t b = 0; b < blocks; b++) {
+            uint8_t *p[3] = {};
+            for (int i = 0; i < f->pub.n_planes; i++)
+                p[i] = &want[(size_t)i][(size_t)(r * q.row_stride[i] + b * f->pub.plane_bytes[i])];
+            f->quantize(f, p, &x[(size_t)(b * f->pub.block_elems)], NULL, global ? *global : 0.0f,
+                        x_type);
+        }
+    }
+    for (int i = 0; i < f->pub.n_planes; i++) {
+        const char *what[3] = {"plane 0", "plane 1", "plane 2"};
+        const std::vector<uint8_t> got = planes[(size_t)i]->read<uint8_t>();
+        // The sign of a NaN differs between processors, and what follows from it; the rest must
+        // not.
+        report(odd || got == want[(size_t)i], name, what[i]);
+        report(planes[(size_t)i]->intact(), name, "guards");
+        delete planes[(size_t)i];
+    }
+}
+
+static void check_roundings(bool small)
+{
+    for (int32_t i = 0; i < gqmm_n_formats; i++) {
+        const gqmm_format_info *f = &gqmm_formats[i];
+        report(gqmm_cuda_can_quantize(i) == (f->quantize && !f->pub.takes_importance), f->pub.name,
+               "can quantize");
+        if (!gqmm_cuda_can_quantize(i))
+            continue;
+        const int64_t block = f->pub.block_elems == 1 ? 37 : f->pub.block_elems;
+        for (int32_t type = 0; type < 3; type++) {
+            const float amax = 3.7f;
+            check_rounding(i, 1, values(block, type, false), type, NULL, 0, false);
+            check_rounding(i, 7, values(7 * 3 * block, type, false), type, NULL, 1, false);
+            check_rounding(i, 5, values(5 * 2 * block, type, true), type, NULL, 0, true);
+            if (!small)
+                check_rounding(i, 40, values(40 * 33 * block, type, false), type, NULL, 0, false);
+            if (f->pub.has_global_scale)
+                check_rounding(i, 9, values(9 * 20 * block, type, false), type, &amax, 0, false);
+        }
+    }
+    report(!gqmm_cuda_can_quantize(-1) && !gqmm_cuda_can_quantize(gqmm_n_formats), "round",
+           "formats outside the table");
+}
+
+// Every power of two and its neighbours as the greatest element of a block.
+static void check_logarithm()
+{
+    std::vector<float> x;
+    for (int e = -149; e < 128; e++)
+        for (int j = -100; j <= 20; j++) {
+            const uint32_t u = gqmm_f32_to_bits(ldexpf(1.0f, e)) + (uint32_t)j;
+            for (int i = 0; i < 32; i++)
+                x.push_back(i == 5 && u < 0x7f800000u ? gqmm_bits_to_f32(u) : 0.0f);
+        }
+    for (int32_t i = 0; i < gqmm_n_formats; i++)
+        if (strcmp(gqmm_formats[i].pub.name, "mxfp4") == 0 ||
+            strcmp(gqmm_formats[i].pub.name, "mlx_mxfp4") == 0)
+            check_rounding(i, 1, x, GQMM_F32, NULL, 0, false);
+}
+
+// ---- timings
+
+struct span {
+    double median, least, most;
+};
+
+// Microseconds of one call, out of graphs of `calls`.
+static span time_of(int calls, const std::function<void(int)> &call)
+{
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    cudaEvent_t begin, end;
+    CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; i < calls; i++)
+        call(i);
+    CUDA(cudaStreamEndCapture(stream, &graph));
+    CUDA(cudaGraphInstantiate(&exec, graph, 0));
+    CUDA(cudaEventCreate(&begin));
+    CUDA(cudaEventCreate(&end));
+    std::vector<double> us;
+    for (int i = 0; i < 28; i++) {
+        float ms;
+        CUDA(cudaEventRecord(begin, stream));
+        CUDA(cudaGraphLaunch(exec, stream));
+        CUDA(cudaEventRecord(end, stream));
+        CUDA(cudaEventSynchronize(end));
+        CUDA(cudaEventElapsedTime(&ms, begin, end));
+        if (i >= 3)
+            us.push_back(ms * 1e3 / calls);
+    }
+    CUDA(cudaGraphExecDestroy(exec));
+    CUDA(cudaGraphDestroy(graph));
+    std::sort(us.begin(), us.end());
+    return {us[us.size() / 2], us.front(), us.back()};
+}
+
+static void show(const char *name, const span &t, double bytes)
+{
+    printf("%-52s %8.2f us (%.2f to %.2f)", name, t.median, t.least, t.most);
+    if (bytes > 0)
+        printf("  %.0f GB/s", bytes / t.median * 1e-3);
+    printf("\n");
+    fflush(stdout);
+}
+
+static void time_sort(int64_t tokens, int32_t experts, int32_t slots, int path)
+{
+    const int64_t pairs = tokens * slots;
+    const int32_t columns = 64, most = gqmm_cuda_most_tiles(pairs, 1, experts, columns);
+    std::vector<int32_t> ids;
+    for (int64_t t = 0; t < tokens; t++) {
+        std::vector<int32_t> own;
+        while ((int32_t)own.size() < slots) {
+            const int32_t id = (int32_t)(random_bits() % (uint32_t)experts);
+            if (std::find(own.begin(), own.end(), id) == own.end())
+                own.push_back(id);
+        }
+        ids.insert(ids.end(), own.begin(), own.end());
+    }
+    const buffer d_ids(ids), order((size_t)pairs * 4), first(((size_t)experts + 2) * 4),
+        tiles((size_t)most * sizeof(gqmm_cuda_tile)), n(4),
+        scratch(gqmm_cuda_sort_scratch(pairs, experts)), fault(std::vector<uint32_t>(1, 0));
+    gqmm_cuda_product p = {};
+    p.w.n_experts = experts;
+    p.n_pairs = pairs;
+    p.m = 1;
+    p.n_x = tokens;
+    p.slots = slots;
+    p.rhs = d_ids.as<int32_t>();
+    p.rhs_stride = 1;
+    p.fault = fault.as<uint32_t>();
+    p.list.order = order.as<int32_t>();
+    p.list.tiles = tiles.as<gqmm_cuda_tile>();
+    p.list.n_tiles = n.as<int32_t>();
+    p.list.first = first.as<int32_t>();
+    p.list.tile_columns = columns;
+    p.list.most_tiles = most;
+    char name[100];
+    snprintf(name, sizeof name, "sort %lld tokens x %d, E=%d, sm_%d", (long long)tokens, slots,
+             experts, path);
+    show(name,
+         time_of(20, [&](int) { CUDA(gqmm_cuda_sort(&p, scratch.as<void>(), path, stream)); }), 0);
+}
+
+static void time_choose(int64_t tokens, int32_t experts, int32_t slots, int path)
+{
+    std::vector<float> logits((size_t)(tokens * experts));
+    for (float &v : logits)
+        v = gaussian();
+    const buffer d_logits(logits), ids((size_t)(tokens * slots) * 4),
+        weights((size_t)(tokens * slots) * 4);
+    const gqmm_cuda_topk t = {d_logits.as<float>(),
+                              NULL,
+                              ids.as<int32_t>(),
+                              weights.as<float>(),
+                              tokens,
+                              experts,
+                              slots,
+                              GQMM_SOFTMAX,
+                              1,
+                              1.0f};
+    char name[100];
+    snprintf(name, sizeof name, "choose T=%lld E=%d S=%d, sm_%d", (long long)tokens, experts, slots,
+             path);
+    show(name, time_of(20, [&](int) { CUDA(gqmm_cuda_choose(&t, path, stream)); }),
+         (double)tokens * experts * 4);
+}
+
+static void time_sum(int64_t tokens, int64_t d, int32_t slots, int path)
+{
+    const int copies = tokens >= 512 ? 4 : 20; // reads stay cold where they are large
+    std::vector<int32_t> ids((size_t)(tokens * slots), 1);
+    std::vector<float> w(ids.size(), 0.1f);
+    const buffer d_ids(ids), d_w(w), x((size_t)(tokens * slots * d) * 2 * copies),
+        y((size_t)(tokens * d) * 2);
+    char name[100];
+    snprintf(name, sizeof name, "add up T=%lld S=%d D=%lld bf16, sm_%d", (long long)tokens, slots,
+             (long long)d, path);
+    show(name,
+         time_of(copies,
+                 [&](int i) {
+                     gqmm_cuda_combine c = {};
+                     c.pairs = x.at() + (size_t)i * tokens * slots * d * 2;
+                     c.pairs_type = c.y_type = GQMM_BF16;
+                     c.ids = d_ids.as<int32_t>();
+                     c.weights = d_w.as<float>();
+                     c.y = y.at();
+                     c.y_row = c.d = d;
+                     c.n_tokens = tokens;
+                     c.n_slots = slots;
+                     c.n_experts = 20;
+                     CUDA(gqmm_cuda_add_up(&c, path, stream));
+                 }),
+         (double)tokens * d * 2 * (slots + 1));
+}
+
+static void time_round(const char *format)
+{
+    const int64_t rows = 8192, cols = 8192;
+    for (int32_t i = 0; i < gqmm_n_formats; i++) {
+        const gqmm_format *f = &gqmm_formats[i].pub;
+        if (strcmp(f->name, format) != 0)
+            continue;
+        gqmm_cuda_quantize q = {};
+        std::vector<buffer *> planes;
+        double bytes = (double)rows * cols * 2;
+        const buffer x((size_t)(rows * cols) * 2);
+        q.format = i;
+        q.x_type = GQMM_BF16;
+        q.x = x.at();
+        q.x_row = q.n_cols = cols;
+        q.n_rows = rows;
+        for (int j = 0; j < f->n_planes; j++) {
+            q.row_stride[j] = cols / f->block_elems * f->plane_bytes[j];
+            planes.push_back(new buffer((size_t)(rows * q.row_stride[j])));
+            q.plane[j] = planes.back()->at();
+            bytes += (double)rows * (double)q.row_stride[j];
+        }
+        char name[100];
+        snprintf(name, sizeof name, "round %s %lld x %lld bf16", format, (long long)rows,
+                 (long long)cols);
+        show(name, time_of(2, [&](int) { CUDA(gqmm_cuda_round(&q, stream)); }), bytes);
+        for (buffer *b : planes)
+            delete b;
+    }
+}
+
+static void timings(bool only_sort)
+{
+    for (int path : {GQMM_CUDA_SM90, GQMM_CUDA_SM80}) {
+        for (int64_t tokens : {1, 8, 64, 256, 512, 1024, 2048, 4096, 16384})
+            time_sort(tokens, 256, 8, path);
+    }
+    if (only_sort)
+        return;
+    for (int path : {GQMM_CUDA_SM90, GQMM_CUDA_SM80}) {
+        time_sort(512, 512, 10, path);
+        time_sort(4096, 512, 10, path);
+        time_sort(4096, 4096, 8, path);
+    }
+    for (int64_t tokens : {1, 8, 64, 512, 4096}) {
+        time_choose(tokens, 256, 8, GQMM_CUDA_SM90);
+        time_sum(tokens, 2048, 8, GQMM_CUDA_SM90);
+    }
+    time_choose(4096, 512, 10, GQMM_CUDA_SM90);
+    time_choose(512, 4096, 8, GQMM_CUDA_SM90);
+    time_sum(4096, 2880, 4, GQMM_CUDA_SM90);
+    for (const char *format :
+         {"q4_0", "q8_0", "mxfp4", "affine4_g64_bf16", "mlx_nvfp4", "int4_g128", "f16"})
+        time_round(format);
+}
+
+int main(int argc, char **argv)
+{
+    const bool small = argc > 1 && strcmp(argv[1], "small") == 0;
+    const bool only_sort = argc > 1 && strcmp(argv[1], "sort") == 0;
+    const bool only_times = only_sort || (argc > 1 && strcmp(argv[1], "time") == 0);
+    CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    if (argc > 1 && strcmp(argv[1], "race") == 0) {
+        check_races();
+        printf("test_route: %d passed, %d failed\n", passed, failed);
+        return failed != 0;
+    }
+    if (!only_times) {
+        check_sorts(small);
+        check_choices(small);
+        check_sums(small);
+        check_roundings(small);
+        if (!small)
+            check_logarithm();
+        printf("test_route: %d passed, %d failed\n", passed, failed);
+        fflush(stdout);
+    }
+    if (!small)
+        timings(only_sort);
+    return failed != 0;
+}

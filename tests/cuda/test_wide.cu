@@ -1,0 +1,563 @@
+// SPDX-License-Identifier: MIT
+// The wide product against sums in double of the definition's weights, rounded as the kernel rounds
+// them, on random ragged shapes; with `bench`, its time on a mixture of 256 experts.
+//
+// usage: test_wide [bench]
+#include "base/num.h"
+extern "C" {
+#include "format/format.h"
+}
+#include "kernel/cuda.h"
+#include "wide_entries.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include <cuda_runtime.h>
+
+#define CHECK(call) \
+    do { \
+        const cudaError_t e_ = (cudaError_t)(call); \
+        if (e_ != cudaSuccess) { \
+            printf("FAIL %s:%d %s\n", __FILE__, __LINE__, cudaGetErrorString(e_)); \
+            exit(1); \
+        } \
+    } while (0)
+
+static uint64_t g_random = 88172645463325252ull;
+
+static uint32_t random_bits()
+{
+    g_random ^= g_random << 13;
+    g_random ^= g_random >> 7;
+    g_random ^= g_random << 17;
+    return (uint32_t)(g_random >> 16);
+}
+
+static float random_float() // in [-1, 1)
+{
+    return (float)(random_bits() & 0xffffff) / 8388608.0f - 1.0f;
+}
+
+template <class T> static T *to_device(const std::vector<T> &v)
+{
+    T *p = NULL;
+    CHECK(cudaMalloc((void **)&p, v.size() * sizeof(T) + 16));
+    CHECK(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
+    return p;
+}
+
+// ---- weights
+
+struct weights {
+    const gqmm_format_info *f;
+    int64_t n_experts, n, k;
+    int64_t row[3], expert[3]; // strides
+    std::vector<uint8_t> plane[3];
+    gqmm_cuda_matrix device;
+};
+
+static void put_number(uint8_t *p, float v, int type)
+{
+    if (type == GQMM_F32)
+        memcpy(p, &v, 4);
+    else {
+        const uint16_t h = type == GQMM_F16 ? gqmm_f32_to_f16(v) : gqmm_f32_to_bf16(v);
+        memcpy(p, &h, 2);
+    }
+}
+
+// Random codes; scales such that weights are of order one.
+static void make_weights(weights *w, const char *format, int64_t n_experts, int64_t n, int64_t k,
+                         int64_t gap)
+{
+    const gqmm_format_info *f = gqmm_format_by_name(format);
+    w->f = f, w->n_experts = n_experts, w->n = n, w->k = k;
+    w->device = gqmm_cuda_matrix{};
+    const std::string family = f->family;
+    for (int i = 0; i < f->pub.n_planes; i++) {
+        const int64_t bytes = k / f->pub.block_elems * f->pub.plane_bytes[i];
+        // Rows of scales may be short of the group's last block.
+        w->row[i] = bytes + gap;
+        w->expert[i] = n * w->row[i];
+        w->plane[i].resize(n_experts * w->expert[i]);
+        for (uint8_t &b : w->plane[i])
+            b = (uint8_t)random_bits();
+        const int type = family == "int4" ? GQMM_BF16 : f->scale_type;
+        const float size = family.find('8') != std::string::npos ? 0.01f : 0.1f;
+        for (int64_t r = 0; i > 0 && r < n_experts * n; r++)
+            for (int64_t at = 0; at + (type == GQMM_F32 ? 4 : 2) <= bytes;
+                 at += type == GQMM_F32 ? 4 : 2)
+                put_number(&w->plane[i][r * w->row[i] + at], size * random_float(), type);
+        if (i == 0 && f->pub.n_planes == 1) // blocks: f16 scales in front, or at the end
+            for (int64_t r = 0; r < n_experts * n; r++)
+                for (int64_t at = 0; at < bytes; at += f->pub.plane_bytes[0]) {
+                    uint8_t *b = &w->plane[0][r * w->row[0] + at];
+                    if (family == "q6_k")
+                        put_number(b + 208, 0.001f * random_float(), GQMM_F16);
+                    else
+                        put_number(b, size / 8 * random_float(), GQMM_F16);
+                    if (f->has_offset)
+                        put_number(b + 2, size / 8 * random_float(), GQMM_F16);
+                }
+        w->device.plane[i] = to_device(w->plane[i]);
+        w->device.row_stride[i] = w->row[i];
+        w->device.expert_stride[i] = w->expert[i];
+    }
+    w->device.n_rows = n, w->device.n_cols = k;
+    w->device.n_experts = (int32_t)n_experts;
+    w->device.group = f->pub.group_elems;
+    w->device.scale_type = f->scale_type;
+    w->device.aligned = gap % 16 == 0;
+}
+
+static void free_weights(weights *w)
+{
+    for (int i = 0; i < w->f->pub.n_planes; i++)
+        CHECK(cudaFree((void *)w->device.plane[i]));
+}
+
+static double to_bf16(double v)
+{
+    return gqmm_bf16_to_f32(gqmm_f32_to_bf16((float)v));
+}
+
+// A row as wide() takes it, and as the definition has it.
+static void row_values(double *as_used, double *exact, const weights &w, int64_t expert,
+                       int64_t row)
+{
+    const gqmm_format_info *f = w.f;
+    int16_t q[GQMM_MAX_BLOCK];
+    float s[GQMM_MAX_GROUPS], o[GQMM_MAX_GROUPS] = {};
+    const int block = f->pub.block_elems;
+    for (int64_t k = 0; k < w.k; k += block) {
+        const uint8_t *p[3] = {};
+        for (int i = 0; i < f->pub.n_planes; i++)
+            p[i] = &w.plane[i][expert * w.expert[i] + row * w.row[i] +
+                               k / block * f->pub.plane_bytes[i]];
+        f->unpack(f, q, s, o, p);
+        for (int i = 0; i < block; i++) {
+            const int g = i / f->pub.group_elems;
+            const double x = to_bf16(s[g]);
+            exact[k + i] = (double)s[g] * q[i] + (f->has_offset ? o[g] : 0.0);
+            if (f->has_offset)
+                as_used[k + i] = to_bf16(x * q[i] + to_bf16(o[g]));
+            else
+                as_used[k + i] = to_bf16(x * q[i] + to_bf16(to_bf16((double)s[g] - x) * q[i]));
+        }
+    }
+}
+
+// ---- one case
+
+struct job {
+    const wide_entry *entry;
+    int columns;
+    int64_t n_experts, n, k, m, n_pairs, n_x;
+    bool two, with_lhs, ordered_x, ordered_y;
+    int y_type;
+    int64_t x_gap, y_gap, w_gap;
+};
+
+static int source_of(int order, int q) // the definition in decode.cuh, written out again
+{
+    const int t = (q & 7) / 2, i = q / 16 * 4 + (q / 8 % 2) * 2 + q % 2;
+    if (order == 0)
+        return 8 * t + i;
+    if (order == 1)
+        return 8 * t + i / 2 + i % 2 * 4;
+    return 4 * t + i % 4 + i / 4 * 16;
+}
+
+struct list {
+    std::vector<int32_t> order;
+    std::vector<gqmm_cuda_tile> tiles;
+};
+
+static list sort_pairs(const std::vector<int32_t> &rhs, int64_t m, int64_t n_experts, int columns)
+{
+    list l;
+    std::vector<std::vector<int32_t>> of(n_experts + 1);
+    for (size_t p = 0; p < rhs.size(); p++)
+        of[rhs[p] < 0 ? n_experts : rhs[p]].push_back((int32_t)p);
+    for (int64_t e = 0; e <= n_experts; e++) {
+        const int64_t begin = (int64_t)l.order.size() * m, count = (int64_t)of[e].size() * m;
+        for (int64_t c = 0; c < count; c += columns)
+            l.tiles.push_back({e == n_experts ? -1 : (int32_t)e, (int32_t)(begin + c),
+                               (int32_t)std::min<int64_t>(columns, count - c), 0});
+        l.order.insert(l.order.end(), of[e].begin(), of[e].end());
+    }
+    std::stable_sort(l.tiles.begin(), l.tiles.end(),
+                     [](const gqmm_cuda_tile &a, const gqmm_cuda_tile &b) {
+                         return (a.expert < 0 ? 0 : a.count) > (b.expert < 0 ? 0 : b.count);
+                     });
+    return l;
+}
+
+static double read_number(const uint8_t *p, int type)
+{
+    uint32_t u = 0;
+    memcpy(&u, p, type == GQMM_F32 ? 4 : 2);
+    return type == GQMM_F32   ? gqmm_bits_to_f32(u)
+           : type == GQMM_F16 ? gqmm_f16_to_f32((uint16_t)u)
+                              : gqmm_bf16_to_f32((uint16_t)u);
+}
+
+// Returns the largest error over what is allowed; above 1 is wrong. rel: |y - exact| / |exact|.
+static double run_job(const job &j, double *rel)
+{
+    weights w, up;
+    make_weights(&w, j.entry->format, j.n_experts, j.n, j.k, j.w_gap);
+    if (j.two)
+        make_weights(&up, j.entry->format, j.n_experts, j.n, j.k, j.w_gap);
+
+    const int64_t x_row = j.k + j.x_gap, x_mat = j.m * x_row + j.x_gap;
+    std::vector<uint16_t> x(j.n_x * x_mat + 64), given;
+    for (uint16_t &v : x)
+        v = gqmm_f32_to_bf16(random_float());
+    given = x;
+    if (j.ordered_x)
+        for (int64_t r = 0; r < j.n_x * j.m; r++)
+            for (int64_t k = 0; k < j.k; k++) {
+                const int64_t at = r / j.m * x_mat + r % j.m * x_row;
+                given[at + k] = x[at + (k & ~31) + source_of(j.entry->order, (int)(k & 31))];
+            }
+
+    std::vector<int32_t> rhs(j.n_pairs), lhs(j.n_pairs);
+    for (int64_t p = 0; p < j.n_pairs; p++) {
+        rhs[p] = random_bits() % 23 == 0 ? -1 : (int32_t)(random_bits() % j.n_experts);
+        if (random_bits() % 3 == 0)
+            rhs[p] = 0; // one expert has more than a tile
+        lhs[p] = (int32_t)(random_bits() % j.n_x);
+    }
+    const list l = sort_pairs(rhs, j.m, j.n_experts, j.columns);
+
+    const int size = j.y_type == GQMM_F32 ? 4 : 2;
+    const int64_t y_row = j.n + j.y_gap, y_pair = j.m * y_row + j.y_gap;
+    std::vector<uint8_t> y(j.n_pairs * y_pair * size, 0xff);
+    std::vector<int32_t> n_tiles(1, (int32_t)l.tiles.size());
+
+    gqmm_cuda_product p = {};
+    p.w = w.device;
+    if (j.two)
+        p.up = up.device;
+    p.k = j.k, p.n = j.n;
+    p.x = to_device(given);
+    p.x_row = x_row, p.x_mat = x_mat;
+    p.x_type = GQMM_BF16, p.y_type = j.y_type;
+    p.y = to_device(y);
+    p.y_row = y_row, p.y_pair = y_pair;
+    p.n_pairs = j.n_pairs, p.m = j.m, p.n_x = j.n_x;
+    p.lhs = j.with_lhs ? to_device(lhs) : NULL;
+    p.rhs = to_device(rhs);
+    p.lhs_stride = p.rhs_stride = 1;
+    p.slots = (int32_t)((j.n_pairs + j.n_x - 1) / j.n_x);
+    p.list.order = to_device(l.order);
+    p.list.tiles = to_device(l.tiles);
+    p.list.n_tiles = to_device(n_tiles);
+    p.list.tile_columns = j.columns;
+    p.list.most_tiles = (int32_t)l.tiles.size() + 3;
+    p.x_order = j.ordered_x ? 1 + j.entry->order : 0;
+    p.y_order = j.ordered_y ? 2 : 0;
+    CHECK(cudaMalloc(&p.x_ordered, j.n_x * j.m * j.k * 2));
+    if (!j.entry->fits(&p)) {
+        printf("  does not fit\n");
+        *rel = 0;
+        return 2;
+    }
+    CHECK(j.entry->wide(&p, 0));
+    CHECK(cudaDeviceSynchronize());
+    CHECK(cudaMemcpy(y.data(), p.y, y.size(), cudaMemcpyDeviceToHost));
+
+    double worst = 0, square = 0, of = 0;
+    std::vector<std::vector<int64_t>> pairs_of(j.n_experts);
+    std::vector<double> row[2] = {std::vector<double>(j.k), std::vector<double>(j.k)};
+    std::vector<double> exact[2] = {row[0], row[1]};
+    for (int64_t q = 0; q < j.n_pairs; q++)
+        if (rhs[q] >= 0)
+            pairs_of[rhs[q]].push_back(q);
+    std::vector<char> written(j.n_pairs * y_pair, 0);
+    const auto at_of = [&](int64_t q, int64_t i, int64_t out) {
+        // place of output `out`: y_order puts source_of(order, place) at place
+        int64_t place = out;
+        if (j.ordered_y)
+            for (int b = 0; b < 32; b++)
+                if ((out & ~31) + source_of(1, b) == out)
+                    place = (out & ~31) + b;
+        return q * y_pair + i * y_row + place;
+    };
+    const double rounding = j.y_type == GQMM_F32   ? 0x1p-23
+                            : j.y_type == GQMM_F16 ? 0x1p-10
+                                                   : 0x1p-8;
+    for (int64_t e = 0; e < j.n_experts; e++)
+        for (int64_t out = 0; out < j.n; out++) {
+            if (pairs_of[e].empty())
+                continue;
+            row_values(row[0].data(), exact[0].data(), w, e, out);
+            if (j.two)
+                row_values(row[1].data(), exact[1].data(), up, e, out);
+            for (int64_t q : pairs_of[e])
+                for (int64_t i = 0; i < j.m; i++) {
+                    const uint16_t *xr =
+                        &x[(j.with_lhs ? lhs[q] : q / p.slots) * x_mat + i * x_row];
+                    double sum[2] = {}, size_of[2] = {}, true_sum[2] = {};
+                    for (int h = 0; h < 1 + j.two; h++)
+                        for (int64_t k = 0; k < j.k; k++) {
+                            const double v = gqmm_bf16_to_f32(xr[k]);
+                            sum[h] += row[h][k] * v;
+                            size_of[h] += fabs(row[h][k] * v);
+                            true_sum[h] += exact[h][k] * v;
+                        }
+                    double want = sum[0], good = true_sum[0], allowed = 2e-6 * size_of[0];
+                    if (j.two) {
+                        const double a = sum[0] / (1 + exp(-sum[0]));
+                        want = a * sum[1];
+                        good = true_sum[0] / (1 + exp(-true_sum[0])) * true_sum[1];
+                        allowed = 1.2 * allowed * fabs(sum[1]) + 2e-6 * size_of[1] * fabs(a) +
+                                  1e-5 * fabs(want);
+                    }
+                    allowed += rounding * fabs(want) + 1e-6;
+                    const int64_t at = at_of(q, i, out);
+                    const double got = read_number(&y[at * size], j.y_type);
+                    const double error = fabs(got - want) / allowed;
+                    written[at] = 1;
+                    worst = error <= worst ? worst : error;
+                    if (!(error <= 1) && worst == error && !(error < 1e9))
+                        printf("  pair %ld row %ld out %ld: %g, want %g\n", (long)q, (long)i,
+                               (long)out, got, want);
+                    square += (got - good) * (got - good);
+                    of += good * good;
+                }
+        }
+    for (int64_t q = 0; q < j.n_pairs; q++)
+        for (int64_t i = 0; i < j.m && rhs[q] < 0; i++)
+            for (int64_t out = 0; out < j.n; out++) {
+                const int64_t at = q * y_pair + i * y_row + out;
+                written[at] = 1;
+                if (read_number(&y[at * size], j.y_type) != 0)
+                    worst = INFINITY;
+            }
+    for (size_t i = 0; i < written.size(); i++)
+        for (int b = 0; b < size && !written[i]; b++)
+            if (y[i * size + b] != 0xff)
+                worst = INFINITY; // wrote where nothing is
+    *rel = sqrt(square / of);
+
+    free_weights(&w);
+    if (j.two)
+        free_weights(&up);
+    CHECK(cudaFree((void *)p.x));
+    CHECK(cudaFree(p.y));
+    CHECK(cudaFree((void *)p.lhs));
+    CHECK(cudaFree((void *)p.rhs));
+    CHECK(cudaFree(p.list.order));
+    CHECK(cudaFree(p.list.tiles));
+    CHECK(cudaFree(p.list.n_tiles));
+    CHECK(cudaFree(p.x_ordered));
+    return worst;
+}
+
+static int check_all()
+{
+    static const int widths[] = {8, 16, 24, 32, 64, 128, 152};
+    int failed = 0, n = 0;
+    for (int e = 0; e < n_wide_entries; e++)
+        for (int width : widths)
+            for (int round = 0; round < 2; round++) {
+                const wide_entry *entry = &wide_entries[e];
+                const gqmm_format_info *f = gqmm_format_by_name(entry->format);
+                // Rows that do not start where the decoder wants them are not for wide().
+                const std::string family = f->family;
+                const int unit = family == "q4_0"   ? 256
+                                 : family == "q8_0" ? 128
+                                                    : std::max(32, f->pub.block_elems);
+                job j = {};
+                j.entry = entry;
+                j.columns = round ? width : width - width / 8;
+                j.n_experts = 3;
+                j.ordered_y = random_bits() % 3 == 0;
+                j.n = j.ordered_y ? 32 * (1 + random_bits() % 9) : 1 + random_bits() % 290;
+                j.k = unit * (1 + random_bits() % (600 / unit));
+                j.m = random_bits() % 3 ? 1 : 1 + random_bits() % 3;
+                j.n_pairs = 1 + random_bits() % (3 * width) / j.m;
+                j.two = random_bits() % 2;
+                j.with_lhs = random_bits() % 2;
+                j.ordered_x = random_bits() % 2;
+                j.n_x = 1 + random_bits() % 9;
+                j.y_type = random_bits() % 3;
+                j.x_gap = j.ordered_x ? 8 * (random_bits() % 3) : random_bits() % 20;
+                j.y_gap = random_bits() % 2 ? 0 : random_bits() % 9;
+                j.w_gap = random_bits() % 2 ? 0 : 16;
+                double rel = 0;
+                const double worst = run_job(j, &rel);
+                const bool ok = worst <= 1;
+                failed += !ok;
+                n++;
+                if (!ok || round == 0)
+                    printf("%s %s columns %d n %ld k %ld m %ld pairs %ld two %d lhs %d x %d y %d "
+                           "type %d gap %ld: %.2f of what is allowed, %.1e of the definition\n",
+                           ok ? "ok" : "FAIL", entry->format, j.columns, (long)j.n, (long)j.k,
+                           (long)j.m, (long)j.n_pairs, j.two, j.with_lhs, j.ordered_x, j.ordered_y,
+                           j.y_type, (long)j.w_gap, worst, rel);
+                fflush(stdout);
+            }
+    printf("test_wide: %d passed, %d failed\n", n - failed, failed);
+    return failed;
+}
+
+// ---- time
+
+static double median(std::vector<double> v)
+{
+    std::sort(v.begin(), v.end());
+    return v[v.size() / 2];
+}
+
+// Microseconds of one f() in a graph of `times`.
+template <class F> static double time_of(const F &f, int times, int repeats, double *spread)
+{
+    cudaStream_t s;
+    cudaGraph_t graph;
+    cudaGraphExec_t run;
+    cudaEvent_t a, b;
+    std::vector<double> us;
+    CHECK(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+    CHECK(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; i < times; i++)
+        f(s);
+    CHECK(cudaStreamEndCapture(s, &graph));
+    CHECK(cudaGraphInstantiate(&run, graph, 0));
+    CHECK(cudaEventCreate(&a));
+    CHECK(cudaEventCreate(&b));
+    for (int i = 0; i < repeats + 2; i++) {
+        float ms;
+        CHECK(cudaEventRecord(a, s));
+        CHECK(cudaGraphLaunch(run, s));
+        CHECK(cudaEventRecord(b, s));
+        CHECK(cudaEventSynchronize(b));
+        CHECK(cudaEventElapsedTime(&ms, a, b));
+        if (i >= 2)
+            us.push_back(ms * 1e3 / times);
+    }
+    *spread = *std::max_element(us.begin(), us.end()) - *std::min_element(us.begin(), us.end());
+    CHECK(cudaGraphExecDestroy(run));
+    CHECK(cudaGraphDestroy(graph));
+    CHECK(cudaStreamDestroy(s));
+    return median(us);
+}
+
+static void bench(const wide_entry *entry)
+{
+    const int64_t E = 256, D = 2048, F = 512, S = 8;
+    weights gate, up, down;
+    make_weights(&gate, entry->format, E, F, D, 0);
+    make_weights(&up, entry->format, E, F, D, 0);
+    make_weights(&down, entry->format, E, D, F, 0);
+    double bytes = 0;
+    for (int i = 0; i < gate.f->pub.n_planes; i++)
+        bytes += (double)(gate.plane[i].size() * 2 + down.plane[i].size());
+
+    for (int64_t T : {64, 512, 4096}) {
+        std::vector<uint16_t> x(T * D);
+        for (uint16_t &v : x)
+            v = gqmm_f32_to_bf16(random_float());
+        std::vector<int32_t> rhs(T * S);
+        std::vector<char> met(E, 0);
+        int active = 0;
+        for (int64_t t = 0; t < T; t++)
+            for (int s = 0; s < S; s++) {
+                bool again = true;
+                while (again) {
+                    rhs[t * S + s] = (int32_t)(random_bits() % E);
+                    again = false;
+                    for (int i = 0; i < s; i++)
+                        again = again || rhs[t * S + i] == rhs[t * S + s];
+                }
+                met[rhs[t * S + s]] = 1;
+            }
+        for (char c : met)
+            active += c;
+        const double read = bytes * active / E, flop = 2.0 * (double)(T * S) * (3 * D * F);
+        const double floor = std::max(read / 4.25e6, flop / 694e6);
+        std::vector<int> widths;
+        if (T == 64)
+            widths = {8, 16};
+        else if (T == 512)
+            widths = {16, 24, 32};
+        else
+            widths = {128, 152};
+        for (int width : widths) {
+            const list l = sort_pairs(rhs, 1, E, width);
+            std::vector<int32_t> n_tiles(1, (int32_t)l.tiles.size());
+            std::vector<uint16_t> h(T * S * F), y(T * S * D);
+            gqmm_cuda_product a = {};
+            a.w = gate.device, a.up = up.device;
+            a.k = D, a.n = F;
+            a.x = to_device(x), a.x_row = a.x_mat = D;
+            a.x_type = a.y_type = GQMM_BF16;
+            a.y = to_device(h), a.y_row = a.y_pair = F;
+            a.n_pairs = T * S, a.m = 1, a.n_x = T;
+            a.rhs = to_device(rhs), a.rhs_stride = 1, a.slots = S;
+            a.list.order = to_device(l.order), a.list.tiles = to_device(l.tiles);
+            a.list.n_tiles = to_device(n_tiles);
+            a.list.tile_columns = width, a.list.most_tiles = (int32_t)l.tiles.size();
+            a.y_order = 1 + entry->order;
+            CHECK(cudaMalloc(&a.x_ordered, T * D * 2));
+            gqmm_cuda_product b = a;
+            b.w = down.device, b.up = gqmm_cuda_matrix{};
+            b.k = F, b.n = D;
+            b.x = a.y, b.x_row = b.x_mat = F, b.x_order = 1 + entry->order;
+            b.y = to_device(y), b.y_row = b.y_pair = D, b.y_order = 0;
+            b.n_x = T * S, b.slots = 1;
+            double s0, s1, s2, s3 = 0, held = 0;
+            const double both = time_of(
+                [&](cudaStream_t s) {
+                    CHECK(entry->wide(&a, s));
+                    CHECK(entry->wide(&b, s));
+                },
+                8, 20, &s0);
+            const double one =
+                time_of([&](cudaStream_t s) { CHECK(entry->wide(&a, s)); }, 8, 20, &s1);
+            const double two =
+                time_of([&](cudaStream_t s) { CHECK(entry->wide(&b, s)); }, 8, 20, &s2);
+            if (T == 4096)
+                held = time_of(
+                    [&](cudaStream_t s) {
+                        CHECK(entry->wide(&a, s));
+                        CHECK(entry->wide(&b, s));
+                    },
+                    8, 200, &s3);
+            printf("%-18s T %4ld columns %3d tiles %4d: both %7.1f us (spread %.1f), gate/up %7.1f "
+                   "(%.1f), down %7.1f (%.1f), held %.1f; floor %.1f; %.0f TFLOP/s, %.2f TB/s\n",
+                   entry->format, (long)T, width, (int)l.tiles.size(), both, s0, one, s1, two, s2,
+                   held, floor, flop / both / 1e6, read / both / 1e6);
+            fflush(stdout);
+            CHECK(cudaFree((void *)a.x));
+            CHECK(cudaFree(a.y));
+            CHECK(cudaFree(b.y));
+            CHECK(cudaFree(a.x_ordered));
+            CHECK(cudaFree((void *)a.rhs));
+        }
+    }
+    free_weights(&gate);
+    free_weights(&up);
+    free_weights(&down);
+}
+
+int main(int argc, char **argv)
+{
+    int failed = 0;
+    if (argc < 2 || strcmp(argv[1], "bench") != 0)
+        failed = check_all();
+    else
+        for (int i = 0; i < n_wide_entries; i++)
+            for (int a = 2; a < argc; a++)
+                if (strcmp(argv[a], wide_entries[i].format) == 0)
+                    bench(&wide_entries[i]);
+    return failed ? 1 : 0;
+}

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: MIT */
+/* Which calls each format makes on the device under test. */
+#ifndef TESTS_DEVICE_PLANS_H
+#define TESTS_DEVICE_PLANS_H
+
+#include "device_moe.h"
+#include "device_rows.h"
+
+/* ------------------------------------------------------------------ products, format by format */
+
+static int64_t some_cols(const gqmm_format_info *f)
+{
+    const int64_t block = f->pub.block_elems;
+    return PICK(block, 2 * block, 3 * block, block * (1 + 200 / block), 256, 512, 1024);
+}
+
+/* The first plans are few columns, tiles and awkward operands in every type; then random ones. */
+static call_plan product_plan(const gqmm_format_info *f, int i, bool transpose, bool dense)
+{
+    static const call_plan first[] = {
+        {.pairs = 2, .x_type = GQMM_F32, .y_type = GQMM_F32},
+        {.pairs = 8, .x_type = GQMM_BF16, .y_type = GQMM_BF16},
+        {.pairs = 5, .x_type = GQMM_F16, .y_type = GQMM_F16, .crooked = true},
+        {.pairs = 40, .x_type = GQMM_BF16, .y_type = GQMM_BF16},
+        {.pairs = 100, .x_type = GQMM_F32, .y_type = GQMM_F32, .odd = true},
+        {.pairs = 3, .m = 20, .x_type = GQMM_F16, .y_type = GQMM_F32},
+        {.pairs = 300, .x_type = GQMM_BF16, .y_type = GQMM_F32, .rhs = IDS_ONE},
+        {.pairs = 200, .x_type = GQMM_BF16, .y_type = GQMM_BF16, .odd = true, .crooked = true},
+        {.pairs = 33, .x_type = GQMM_BF16, .y_type = GQMM_F32, .precision = GQMM_INT8},
+    };
+    call_plan p = {.pairs = PICK(0, 1, 2, 5, 17, 70, 129),
+                   .m = PICK(0, 1, 1, 2, 3, 20),
+                   .x_type = (int32_t)rnd_below(3),
+                   .y_type = (int32_t)rnd_below(3),
+                   .odd = rnd() & 1,
+                   .crooked = rnd() & 1,
+                   .lhs = (int)rnd_below(4)};
+    if (i < COUNT(first))
+        p = first[i];
+    p.rhs = p.rhs ? p.rhs : i % 2 ? IDS_RANDOM : IDS_SKIP;
+    p.e = PICK(1, 3, 5);
+    p.rows = PICK(1, 2, 7, 63, 64, 65, 128, 130, 257);
+    p.cols = some_cols(f);
+    p.n_x = p.lhs ? PICK(1, 3, 60) : p.pairs > 1 ? p.pairs : 1;
+    if (i >= COUNT(first) && p.pairs <= p.e && rnd() & 1)
+        p.rhs = IDS_NONE;
+    p.transpose = transpose;
+    p.dense = dense;
+    if (dense)
+        p.m = i < COUNT(first) ? p.pairs * (p.m ? p.m : 1) : PICK(1, 2, 16, 17, 33, 64, 129);
+    return p;
+}
+
+static bool products(const gqmm_format_info *f, bool transpose, bool dense)
+{
+    const int n = h.quick ? 9 : 16;
+    bool ok = true;
+    for (int i = 0; ok && i < n; i++) {
+        const call_plan p = product_plan(f, i, transpose, dense);
+        ok = try_call(f, &p);
+    }
+    return ok;
+}
+
+static bool gather_format(const gqmm_format_info *f)
+{
+    return products(f, true, false);
+}
+
+static bool gather_n_format(const gqmm_format_info *f)
+{
+    return products(f, false, false);
+}
+
+static bool qmm_format(const gqmm_format_info *f)
+{
+    return products(f, true, true) && (h.quick || products(f, false, true));
+}
+
+/* Numbers of pairs, and of rows of one pair, around every limit. */
+static bool pair_counts(const gqmm_format_info *f)
+{
+    static const int64_t counts[] = {0,   1,    7,    8,    9,    15,   16,   17,    31,   32,  33,
+                                     63,  64,   65,   127,  128,  129,  255,  256,   257,  511, 513,
+                                     900, 1023, 1025, 2049, 4095, 4096, 4097, 16385, 65537};
+    bool ok = true;
+    for (int i = 0; ok && i < COUNT(counts); i += h.quick && i > 12 ? 5 : 1)
+        for (int kind = 0; ok && kind < 3; kind++) {
+            const call_plan p = {.e = 5,
+                                 .rows = 33,
+                                 .cols = 256,
+                                 .pairs = counts[i],
+                                 .m = kind == 1 ? counts[i] : 1,
+                                 .n_x = counts[i] ? counts[i] : 1,
+                                 .transpose = 1,
+                                 .x_type = i % 3   ? GQMM_BF16
+                                           : i % 2 ? GQMM_F16
+                                                   : GQMM_F32,
+                                 .y_type = i % 2 ? GQMM_F32 : GQMM_BF16,
+                                 .rhs = kind == 2 ? IDS_ONE : IDS_SKIP,
+                                 .dense = kind == 1};
+            if (kind != 1 || counts[i] > 0) /* m = 0 means 1 */
+                ok = try_call(f, &p);
+        }
+    return ok;
+}
+
+/* -1 is a zero row, any other bad id a zero row and an error that is told once. */
+static bool bad_ids(const gqmm_format_info *f)
+{
+    bool ok = true;
+    for (int i = 0; ok && on.cuda && i < 8; i++) {
+        call_plan p = product_plan(f, i, i % 4 != 3, false);
+        p.pairs = i % 2 ? 12 : 150;
+        p.n_x = 9;
+        p.odd = false;
+        p.lhs = i & 4 ? IDS_BAD : IDS_RANDOM;
+        p.rhs = i & 4 ? IDS_RANDOM : IDS_BAD;
+        ok = try_call(f, &p);
+    }
+    return ok;
+}
+
+/* A NaN or an infinity makes its own rows no numbers and stays out of the others. */
+static bool not_numbers(const gqmm_format_info *f)
+{
+    bool ok = true;
+    for (int i = 0; ok && i < 9; i++) {
+        call_plan p = product_plan(f, i, true, false);
+        p.nan = true;
+        ok = try_call(f, &p);
+    }
+    return ok;
+}
+
+/* ------------------------------------------------------------------ moe */
+
+/* A layer of one format, kept for the next path. */
+static const layer *layer_of(const gqmm_format_info *f, plan *p)
+{
+    static layer kept;
+    static const gqmm_format_info *of;
+    static plan made;
+    const int64_t side = 256;
+    *p = (plan){.gate = f->pub.name,
+                .down = f->pub.name,
+                .router = "f32",
+                .e = 5,
+                .d = side,
+                .f = side,
+                .t = 1,
+                .s = 2};
+    if (of != f) {
+        if (of)
+            layer_free(&kept);
+        of = f;
+        made = *p;
+        made.fused = true; /* gate holds both; up is made here */
+        kept = layer_make(&made);
+        kept.up = soft(f->pub.name, p->e, p->f, p->d);
+    }
+    return &kept;
+}
+
+/* One token, few, many; both ways of routing; every type. */
+static bool moe_format(const gqmm_format_info *f)
+{
+    static const int64_t tokens[] = {1, 3, 8, 17, 64, 130};
+    plan p;
+    const layer *l = layer_of(f, &p);
+    bool ok = true;
+    for (int i = 0; ok && i < (h.quick ? 6 : 18); i++) {
+        layer now = *l;
+        p.t = tokens[i % COUNT(tokens)];
+        p.x_type = i % 6 == 5 ? GQMM_BF16 : i % 3;
+        p.y_type = i % 2 ? GQMM_F32 : p.x_type;
+        p.given = i % 3 == 2;
+        p.fused = i % 2;
+        p.renormalize = i % 2;
+        p.precision = i % 6 == 4 ? GQMM_INT8 : GQMM_EXACT;
+        p.scoring = i % 4 == 3 ? GQMM_SIGMOID : GQMM_SOFTMAX;
+        if (p.given)
+            now.router = (stack){0};
+        if (p.fused)
+            now.up = (stack){0};
+        else /* gate alone: its first half's rows, as a stack of [E, F, D] */
+            now.gate = l->up;
+        ok = try_moe(&p, &now, i % 4 == 2, IDS_RANDOM);
+    }
+    return ok;
+}
+
+/* Formats, sizes, routing, shared experts, scales and biases at random. */
+static bool moe_mixed(const gqmm_format_info *f)
+{
+    static const char *const gates[] = {"q8_0", "q4_0", "f32", "affine8_g64_f16", "q5_1", "bf16"};
+    static const char *const downs[] = {"affine6_g64_bf16", "q8_0", "mlx_mxfp8", "f16", "q4_1"};
+    static const char *const routers[] = {"f32", "f16", "bf16", "q8_0"};
+    static const int64_t experts[] = {1, 2, 5, 8, 16, 40};
+    bool ok = true;
+    (void)f;
+    for (int i = 0; ok && i < (h.quick ? 20 : 90); i++) {
+        plan p = {.gate = gates[i % COUNT(gates)],
+                  .down = downs[i % COUNT(downs)],
+                  .router = routers[i % COUNT(routers)],
+                  .e = experts[rnd_below(COUNT(experts))],
+                  .d = 64 * (1 + rnd_below(5)),
+                  .f = 64 * (1 + rnd_below(3)),
+                  .t = PICK(0, 1, 2, 3, 8, 17, 64)};
+        p.s = 1 + (int)rnd_below(p.e < 6 ? p.e : 6);
+        p.fused = rnd() & 1;
+        p.shared = rnd() & 1;
+        p.s_fused = rnd() & 1;
+        p.s_scale = rnd() & 1;
+        p.scoring = (int)rnd_below(2);
+        p.renormalize = (int)rnd_below(2);
+        p.precision = rnd_below(4) == 0;
+        p.x_type = (int)rnd_below(3);
+        p.y_type = (int)rnd_below(3);
+        p.scale = rnd_below(3) ? 0.0f : 2.5f;
+        p.bias = p.scoring == GQMM_SIGMOID && rnd_below(2);
+        p.given = rnd_below(3) == 0;
+        layer l = layer_make(&p);
+        ok = try_moe(&p, &l, rnd() & 1, IDS_RANDOM);
+        layer_free(&l);
+    }
+    return ok;
+}
+
+/* As many experts as models have, with few tokens and with many. */
+static bool moe_experts(const gqmm_format_info *f)
+{
+    static const int64_t experts[] = {32, 128, 256, 300, 512};
+    static const int used[] = {4, 8, 8, 1, 10};
+    bool ok = true;
+    (void)f;
+    for (int i = 0; ok && i < COUNT(experts) * (h.quick ? 1 : 4); i++) {
+        plan p = {.gate = "q4_0",
+                  .down = "q8_0",
+                  .router = i % 2 ? "bf16" : "f32",
+                  .e = experts[i % COUNT(experts)],
+                  .s = used[i % COUNT(experts)],
+                  .d = 64,
+                  .f = 32,
+                  .t = PICK(1, 2, 8, 64, 513),
+                  .fused = i % 2,
+                  .renormalize = 1,
+                  .scoring = i % 3 == 2,
+                  .x_type = i % 3,
+                  .y_type = i % 3};
+        layer l = layer_make(&p);
+        ok = try_moe(&p, &l, i % 2, IDS_RANDOM);
+        layer_free(&l);
+    }
+    return ok;
+}
+
+static const int64_t token_set[] = {
+    0,   1,   2,   3,   7,   8,   9,   15,  16,   17,   31,   32,   33,   63,   64,   65,   127,
+    128, 129, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 2047, 2048, 2049, 4095, 4096, 4097};
+
+/* Numbers of tokens around every limit: routed, on given ids, all on one expert, bad ids. */
+static bool moe_tokens(const gqmm_format_info *f)
+{
+    plan p;
+    const layer *l = layer_of(f, &p);
+    bool ok = true;
+    for (int i = 0; ok && i < COUNT(token_set); i += h.quick && i > 8 ? 6 : 1) {
+        layer now = *l;
+        const int kind = i % 4;
+        p.t = token_set[i];
+        p.fused = true;
+        now.up = (stack){0};
+        p.given = kind > 1;
+        p.x_type = i % 5 == 4 ? GQMM_F32 : i % 5 == 3 ? GQMM_F16 : GQMM_BF16;
+        p.y_type = i % 2 ? GQMM_F32 : p.x_type;
+        if (p.given)
+            now.router = (stack){0};
+        ok = try_moe(&p, &now, false,
+                     kind == 2                         ? IDS_ONE
+                     : kind == 3 && on.cuda && p.t > 0 ? IDS_BAD
+                                                       : IDS_RANDOM);
+    }
+    return ok;
+}
+
+#endif
