@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 # The CUDA room: GQMM_CUDA = auto (where nvcc is), ON, OFF. GQMM_CUDA_ARCHS: what is compiled;
 # 80 and 90a are the two paths, a release adds the others (target architectures in README).
-set(GQMM_CUDA OFF CACHE STRING "auto, ON or OFF")
+set(GQMM_CUDA auto CACHE STRING "auto, ON or OFF")
 set(GQMM_CUDA_ARCHS "80;90a" CACHE STRING "CUDA architectures; the first also as PTX")
 
 set(gqmm_with_cuda OFF)
+set(gqmm_cuda_libs "") # of programs that link libgqmm.a through pkg-config
 if(GQMM_CUDA STREQUAL "auto" AND NOT CMAKE_CROSSCOMPILING AND NOT GQMM_SANITIZE)
     include(CheckLanguage)
     check_language(CUDA)
@@ -22,6 +23,7 @@ endif()
 set(CMAKE_CUDA_ARCHITECTURES OFF)
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
+set(gqmm_cuda_libs "-L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -lrt -ldl")
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)

@@ -55,7 +55,7 @@ int main(void)
     return puts(gqmm_cpu_features()) < 0;
 }
 END
-    TARGET='check_kernels check_op check_moe' tools/build.sh "$arm" -DGQMM_MODEL=OFF \
+    TARGET='check_kernels check_op check_moe' tools/build.sh "$arm" -DGQMM_MODEL=OFF -DGQMM_CUDA=OFF \
         -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
         -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_EXE_LINKER_FLAGS=-static \
         -DGQMM_TESTS=ON -DGQMM_WERROR=ON &&

@@ -245,7 +245,7 @@ static double share_of(const plan *p, bool mean)
         return mean ? 1e-9 : 4e-5;
     if (p->x_type == GQMM_F16)
         return slots + (mean ? 1e-8 : 5e-4);
-    return slots + (mean ? 3e-7 : 3e-3);
+    return slots + (mean ? 3e-7 : 1e-2);
 }
 
 static bool moe_check(const moe_call *c)

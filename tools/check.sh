@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # check.sh BUILD: builds the tree in every way it must hold and hands the builds to tests/run.sh.
-#   BUILD                gcc -O2      everything
+#   BUILD                gcc -O2      everything, with CUDA where nvcc is installed
 #   BUILD/check/tsan     TSan         the programs that use threads
 #   BUILD/check/gcc-O0   gcc -O0      quick
 #   BUILD/check/clang-O2 clang -O2    quick
@@ -59,6 +59,8 @@ fi
 target='all checks'
 add gcc-O2 "$build" full "$compiler" -DGQMM_WERROR=ON
 target=checks
+# The CUDA kernels are compiled once, with the first build.
+once=-DGQMM_CUDA=OFF
 # Without address randomisation: TSan's shadow does not fit every kernel's layout.
 still="setarch $(uname -m) -R"
 if ! $still true >/dev/null 2>&1; then
@@ -66,20 +68,20 @@ if ! $still true >/dev/null 2>&1; then
 fi
 if works "$gcc" thread "$still"; then
     add tsan "$build/check/tsan" threads "$gcc" -DCMAKE_BUILD_TYPE=Debug \
-        -DGQMM_SANITIZE=thread -DCMAKE_C_FLAGS_DEBUG="-O1 -g1"
+        -DGQMM_SANITIZE=thread -DCMAKE_C_FLAGS_DEBUG="-O1 -g1" $once
 else
     skip tsan "a program with TSan does not run here"
 fi
 
 add gcc-O0 "$build/check/gcc-O0" quick "$gcc" -DGQMM_WERROR=ON -DCMAKE_BUILD_TYPE=Debug \
-    -DCMAKE_C_FLAGS_DEBUG="-O0 -g"
+    -DCMAKE_C_FLAGS_DEBUG="-O0 -g" $once
 if command -v clang >/dev/null; then
-    add clang-O2 "$build/check/clang-O2" quick clang -DGQMM_WERROR=ON
+    add clang-O2 "$build/check/clang-O2" quick clang -DGQMM_WERROR=ON $once
 else
     skip clang-O2 "clang is not installed"
 fi
 
-asan="-DCMAKE_BUILD_TYPE=Debug -DGQMM_SANITIZE=address"
+asan="-DCMAKE_BUILD_TYPE=Debug -DGQMM_SANITIZE=address $once"
 if works "$gcc" address,undefined; then
     # shellcheck disable=SC2086  # options without spaces
     add asan "$build/check/asan" quick "$gcc" $asan -DCMAKE_C_FLAGS_DEBUG="-O1 -g1"

@@ -9,7 +9,7 @@ unset MAKEFLAGS MFLAGS MAKELEVEL
 build=$1
 seconds=$2
 jobs=${JOBS:-$(nproc 2>/dev/null || echo 2)}
-TARGET=fuzzers tools/build.sh "$build" -DCMAKE_C_COMPILER=clang -DGQMM_FUZZ=ON \
+TARGET=fuzzers tools/build.sh "$build" -DCMAKE_C_COMPILER=clang -DGQMM_FUZZ=ON -DGQMM_CUDA=OFF \
     -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG="-O1 -g1"
 mkdir -p "$build/found"
 

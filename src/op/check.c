@@ -39,6 +39,17 @@ gqmm_status gqmm_check_stride(const char *name, int64_t *stride, int64_t cols, b
     return GQMM_OK;
 }
 
+gqmm_status gqmm_check_handle(const gqmm_context *ctx, const char *name, const gqmm_weights *w,
+                              gqmm_error *err)
+{
+    if (!w)
+        return gqmm_fail(err, GQMM_E_ARG, 0, "%s is NULL", name);
+    if ((ctx->device != NULL) != (w->served_by != NULL))
+        return gqmm_fail(err, GQMM_E_ARG, 0, "%s was made with a context of another device than %s",
+                         name, gqmm_context_device(ctx));
+    return GQMM_OK;
+}
+
 /* Elements from the first to one past the last. */
 static bool extent(const gqmm_span *s, int64_t *elems)
 {

@@ -171,8 +171,6 @@ static gqmm_status check_shape(state *s, gqmm_error *err)
 {
     gqmm_gather *d = &s->d;
     gqmm_status st;
-    if (!d->w)
-        return gqmm_fail(err, GQMM_E_ARG, 0, "w is NULL");
     if ((st = gqmm_check_precision(d->precision, err)) != GQMM_OK ||
         (st = gqmm_check_type("y_type", d->y_type, err)) != GQMM_OK ||
         (st = gqmm_check_type("x_type", d->x_type, err)) != GQMM_OK)
@@ -282,7 +280,8 @@ static gqmm_status prepare_state(gqmm_context *ctx, const gqmm_gather *desc, gqm
     gqmm_status st;
 
     *s = sizing;
-    if ((st = check_shape(s, err)) != GQMM_OK ||
+    if ((st = gqmm_check_handle(ctx, "w", s->d.w, err)) != GQMM_OK ||
+        (st = check_shape(s, err)) != GQMM_OK ||
         (job && (st = check_data(s, !ctx->device, err)) != GQMM_OK))
         return st;
     if (ctx->device)

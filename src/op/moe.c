@@ -288,6 +288,26 @@ static void set_job(gqmm_moe_state *s, gqmm_job *job)
     s->job = job;
 }
 
+static gqmm_status check_home(const gqmm_context *ctx, const gqmm_moe_desc *d, gqmm_error *err)
+{
+    const struct {
+        const char *name;
+        const gqmm_weights *w;
+    } all[] = {{"gate", d->gate},
+               {"up", d->up},
+               {"down", d->down},
+               {"router", d->router},
+               {"shared_gate", d->shared_gate},
+               {"shared_up", d->shared_up},
+               {"shared_down", d->shared_down},
+               {"shared_scale", d->shared_scale}};
+    gqmm_status st = GQMM_OK;
+    for (size_t i = 0; st == GQMM_OK && i < sizeof all / sizeof *all; i++)
+        if (all[i].w)
+            st = gqmm_check_handle(ctx, all[i].name, all[i].w, err);
+    return st;
+}
+
 static gqmm_status prepare(gqmm_context *ctx, const void *desc, gqmm_job *job, size_t *bytes,
                            gqmm_error *err)
 {
@@ -296,7 +316,7 @@ static gqmm_status prepare(gqmm_context *ctx, const void *desc, gqmm_job *job, s
     gqmm_status st;
 
     *s = sizing;
-    if ((st = check_shape(s, err)) != GQMM_OK ||
+    if ((st = check_shape(s, err)) != GQMM_OK || (st = check_home(ctx, &s->d, err)) != GQMM_OK ||
         (job && (st = check_data(s, !ctx->device, err)) != GQMM_OK))
         return st;
     if (ctx->device)

@@ -101,6 +101,9 @@ gqmm_status gqmm_run(gqmm_context *ctx, const gqmm_op *op, const void *desc, gqm
 /* "y_type 7 is none of GQMM_F32, GQMM_F16, GQMM_BF16" */
 gqmm_status gqmm_check_type(const char *what, int32_t type, gqmm_error *err);
 gqmm_status gqmm_check_precision(int32_t precision, gqmm_error *err);
+/* The handle is there and of a context on the same kind of device. */
+gqmm_status gqmm_check_handle(const gqmm_context *ctx, const char *name, const gqmm_weights *w,
+                              gqmm_error *err);
 
 /* n rows of `cols` elements every `stride` elements, at p. */
 typedef struct gqmm_span {

@@ -44,9 +44,8 @@ static gqmm_status prepare_embed(gqmm_context *ctx, const void *desc, gqmm_job *
 {
     gqmm_embed_desc d = *(const gqmm_embed_desc *)desc;
     gqmm_status st;
-    if (!d.w)
-        return gqmm_fail(err, GQMM_E_ARG, 0, "w is NULL");
-    if ((st = gqmm_check_type("y_type", d.y_type, err)) != GQMM_OK ||
+    if ((st = gqmm_check_handle(ctx, "w", d.w, err)) != GQMM_OK ||
+        (st = gqmm_check_type("y_type", d.y_type, err)) != GQMM_OK ||
         (st = gqmm_check_stride("y_row_stride", &d.y_row_stride, d.w->n_cols, false, err)) !=
             GQMM_OK)
         return st;
@@ -99,9 +98,8 @@ static gqmm_status prepare_dequantize(gqmm_context *ctx, const void *desc, gqmm_
     gqmm_dequantize_desc d = *(const gqmm_dequantize_desc *)desc;
     gqmm_status st;
     int64_t all;
-    if (!d.w)
-        return gqmm_fail(err, GQMM_E_ARG, 0, "w is NULL");
-    if ((st = gqmm_check_type("y_type", d.y_type, err)) != GQMM_OK ||
+    if ((st = gqmm_check_handle(ctx, "w", d.w, err)) != GQMM_OK ||
+        (st = gqmm_check_type("y_type", d.y_type, err)) != GQMM_OK ||
         (st = gqmm_check_stride("y_row_stride", &d.y_row_stride, d.w->n_cols, false, err)) !=
             GQMM_OK)
         return st;

@@ -16,6 +16,8 @@ static int32_t tile_columns(const gqmm_cuda_call *c, int64_t columns)
 {
     const int64_t experts = c->by_id || c->p.expert < 0 ? c->p.w.n_experts : 1;
     const int64_t mean = (columns + experts - 1) / experts;
+    if (!c->transpose)
+        return 8;
     if (!c->wide)
         return c->p.x_type != GQMM_BF16 ? 16 : mean > 4 ? 32 : 8;
     return mean > 96 ? 128 : mean > 40 ? 64 : mean > 20 ? 32 : 16;
