@@ -16,7 +16,7 @@ all: ## build build/gqmm, build/libgqmm.so, build/libgqmm.a and the model librar
 
 demo: ## install what is missing, build, and let the model in models/ tell a story (DEVICE=, PROMPT=)
 	@tools/need.sh demo
-	@tools/build.sh "$(BUILD)" $(CMAKE_ARGS)
+	@tools/build.sh "$(BUILD)" $(if $(filter cuda%,$(DEVICE)),-DGQMM_CUDA=auto) $(CMAKE_ARGS)
 	@BUILD="$(BUILD)" DEVICE="$(DEVICE)" tools/demo.sh "$(MODEL)" "$(PROMPT)" "$(TOKENS)"
 
 check: ## install what is missing, build five ways, run every test, end with one line of counts

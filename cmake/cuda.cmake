@@ -42,12 +42,15 @@ function(gqmm_cuda_target name)
 endfunction()
 
 # One object for each family, so that they build side by side, and one for the rest.
-file(STRINGS src/kernel/cuda_families.def rows REGEX "^GQMM_CUDA_FAMILY\\(")
+file(STRINGS src/kernel/cuda_families.def rows REGEX "^GQMM_CUDA_FAMILY\\( ")
 set(gqmm_cuda_objects "")
 foreach(row ${rows})
-    string(REGEX REPLACE "GQMM_CUDA_FAMILY\\( *([a-z0-9_]+).*" "\\1" family "${row}")
+    string(REGEX REPLACE "GQMM_CUDA_FAMILY\\( *([a-z0-9_]+), *([01]).*" "\\1;\\2" row "${row}")
+    list(GET row 0 family)
+    list(GET row 1 wide)
     add_library(gqmm-cuda-${family} OBJECT src/kernel/cuda/family.cu)
-    target_compile_definitions(gqmm-cuda-${family} PRIVATE GQMM_FAMILY=${family})
+    target_compile_definitions(gqmm-cuda-${family} PRIVATE GQMM_FAMILY=${family}
+        GQMM_WIDE=${wide})
     gqmm_cuda_target(gqmm-cuda-${family})
     list(APPEND gqmm_cuda_objects $<TARGET_OBJECTS:gqmm-cuda-${family}>)
 endforeach()

@@ -208,7 +208,8 @@ static inline const char *write_model(const recipe *given)
     r.head_dim = r.head_dim ? r.head_dim : 32;
     made t[64];
     int32_t n = list_tensors(&r, t);
-    const int64_t biggest = 2 * r.n_embd * (r.n_ff > N_VOCAB ? r.n_ff : N_VOCAB) * 4;
+    const int64_t wide = r.n_ff > N_VOCAB ? r.n_ff : N_VOCAB, heads = N_HEADS * r.head_dim;
+    const int64_t biggest = 2 * r.n_embd * (heads > wide ? heads : wide) * 4;
     float *x = malloc((size_t)biggest * sizeof *x);
     uint8_t *bytes = malloc((size_t)biggest * sizeof *x);
     gqmm_context *ctx = NULL;

@@ -118,18 +118,19 @@ typedef struct gqmm_cuda_family {
     const char *family;
     /* Any sizes. `path` is GQMM_CUDA_SM80 or SM90. */
     int (*product)(const gqmm_cuda_product *p, int path, gqmm_stream s);
-    /* The same sums in tiles of many columns with wgmma, bf16 activations only, sm_90; weights are
-     * rounded once to bf16. Needs p->list. */
-    int (*wide)(const gqmm_cuda_product *p, gqmm_stream s);
     /* y[column, n] = sum over k of W[k, n] x[k]: stored rows are k. */
     int (*product_n)(const gqmm_cuda_product *p, int path, gqmm_stream s);
     int (*rows)(const gqmm_cuda_rows *r, gqmm_stream s);
     /* Few tokens; sum_fits says whether these sizes are served. */
     int (*sum)(const gqmm_cuda_sum *c, int path, gqmm_stream s);
     bool (*sum_fits)(const gqmm_cuda_sum *c);
-    /* Whether wide() takes this product: bf16, a list, whole pieces of k, aligned rows. */
+
+    /* The product in tiles of many columns with wgmma, bf16 activations only, sm_90; weights are
+     * rounded once to bf16. Needs p->list. wide_fits: bf16, a list, whole pieces of k, aligned rows. */
+    int (*wide)(const gqmm_cuda_product *p, gqmm_stream s);
     bool (*wide_fits)(const gqmm_cuda_product *p);
-    int32_t wide_order; /* what wide() wants x_order to be */
+    int (*wide_columns)(double mean); /* of a tile, for experts of `mean` columns */
+    int32_t wide_order;               /* what wide() wants x_order to be */
 } gqmm_cuda_family;
 
 /* ---- routing */
@@ -183,6 +184,10 @@ typedef struct gqmm_cuda_combine {
 } gqmm_cuda_combine;
 int gqmm_cuda_add_up(const gqmm_cuda_combine *c, int path, gqmm_stream s);
 
+/* The better path that the present device has code for: SM90's is the chip's own, so neither a later
+ * device nor a build without it takes it. */
+int32_t gqmm_cuda_best_path(void);
+
 /* h[i] = silu(gate[i]) * up[i], for weights whose gate and up differ in format. */
 int gqmm_cuda_silu(void *h, int32_t h_type, const float *gate, const float *up, int64_t n, int path,
                    gqmm_stream s);
@@ -204,7 +209,7 @@ int gqmm_cuda_round(const gqmm_cuda_quantize *q, gqmm_stream s);
 
 /* Launches return a cudaError_t: 0 is success. */
 
-#define GQMM_CUDA_FAMILY(name) extern const gqmm_cuda_family gqmm_##name##_cuda;
+#define GQMM_CUDA_FAMILY(name, wide) extern const gqmm_cuda_family gqmm_##name##_cuda;
 #include "kernel/cuda_families.def"
 
 #if defined(__cplusplus)

@@ -11,7 +11,7 @@ const gqmm_kernel gqmm_kernels[] = {
 const int32_t gqmm_n_kernels = (int32_t)(sizeof gqmm_kernels / sizeof *gqmm_kernels);
 
 /* The families that both paths of a CUDA device serve, whether this build has them or not. */
-#define GQMM_CUDA_FAMILY(name) #name,
+#define GQMM_CUDA_FAMILY(name, wide) #name,
 static const char *const cuda_families[] = {
 #include "kernel/cuda_families.def"
 };

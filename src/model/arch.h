@@ -25,7 +25,8 @@ typedef struct gqmm_arch {
     /* Cache and scratch of a session into session->state, and its workspace needs. */
     gqmm_status (*open)(gqmm_session *s, gqmm_error *err);
     /* One layer for n tokens at positions length, length + 1, ...: session->x [n, n_embd] in
-     * place. What it writes to the cache counts only once the session's length grows. */
+     * place, session->due first added to it; what it adds last may be left in session->due. What it
+     * writes to the cache counts only once the session's length grows. */
     gqmm_status (*layer)(gqmm_session *s, int32_t layer, int64_t n, gqmm_error *err);
     /* Architectures whose state cannot drop tokens from its end refuse here; NULL: it can. */
     gqmm_status (*truncate)(gqmm_session *s, int64_t n, gqmm_error *err);

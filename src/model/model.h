@@ -24,7 +24,7 @@ struct gqmm_model {
     int64_t n_handles;
     gqmm_linear embed, output;
     float *output_norm;
-    void *layers; /* of the architecture */
+    void *layers;         /* of the architecture */
     void *remote_weights; /* on a device: all weights, info.device_bytes */
     int64_t remote_used;
 };
@@ -47,8 +47,9 @@ struct gqmm_session {
     gqmm_arena arena;
     int64_t max_tokens, batch, length;
     gqmm_remote *remote; /* NULL on the CPU */
-    float *x;         /* [batch, n_embd] residual stream */
-    float *h, *y;     /* [batch, n_embd] scratch */
+    float *x;            /* [batch, n_embd] residual stream */
+    float *h, *y;        /* [batch, n_embd] scratch */
+    const float *due;    /* [batch, n_embd] still to be added to x by the next norm, or NULL */
     float *rope;      /* [batch, n_rot]: n_rot / 2 cosines, then as many sines, of each position */
     double *inv_freq; /* [n_rot / 2], memory of the host */
     float *logits;    /* [n_vocab], memory of the host */
@@ -70,6 +71,9 @@ void gqmm_session_lap(gqmm_session *s, gqmm_part part);
 /* Products with the session's workspace: y[m, n_rows] = w . x[m, n_cols], dense rows. */
 gqmm_status gqmm_session_qmm(gqmm_session *s, float *y, const gqmm_linear *w, const float *x,
                              int64_t m, gqmm_error *err);
+/* The same with `stride` elements from row to row of y. */
+gqmm_status gqmm_session_qmm_into(gqmm_session *s, float *y, int64_t stride, const gqmm_linear *w,
+                                  const float *x, int64_t m, gqmm_error *err);
 /* For `open`: makes the workspace large enough for that call at every m up to the batch. */
 gqmm_status gqmm_session_reserve(gqmm_session *s, const gqmm_linear *w, gqmm_error *err);
 /* The same for an operation whose descriptor is given for the whole batch. */

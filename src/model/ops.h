@@ -32,6 +32,7 @@ typedef struct gqmm_head_norm_rope {
     float eps;
     int32_t n_heads, head_dim, n_rot;
     int64_t n_rows;
+    int64_t stride; /* devices: elements from row to row of x; 0: dense */
 } gqmm_head_norm_rope;
 
 /* Causal attention of n_tokens new tokens, the first at position `first`:
@@ -44,6 +45,7 @@ typedef struct gqmm_attention {
     gqmm_kv kv;
     float *scratch;
     int64_t first, n_tokens;
+    int64_t q_stride; /* devices: elements from token to token; 0: dense */
     int32_t n_heads;
     float scale;
 } gqmm_attention;
@@ -53,7 +55,8 @@ typedef struct gqmm_remote_ops {
     /* gqmm_rope_table() for positions *length, *length + 1, ... */
     void (*rope)(gqmm_context *ctx, float *table, const double *inv_freq, const int64_t *length,
                  int64_t n_rows, int32_t n_rot);
-    /* norm_rope of queries and of keys, then store of those keys and of values: one launch. */
+    /* norm_rope of queries and of keys, then store of those keys and of values, whose stride is
+     * that of the keys: one launch. */
     void (*heads)(gqmm_context *ctx, const gqmm_head_norm_rope *q, const gqmm_head_norm_rope *k,
                   const gqmm_kv *kv, const float *v);
     void (*clear)(gqmm_context *ctx, void *memory, size_t bytes);

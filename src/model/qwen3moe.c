@@ -14,6 +14,7 @@
 typedef struct layer_weights {
     float *attn_norm, *q_norm, *k_norm, *ffn_norm;
     gqmm_linear q, k, v, out;
+    gqmm_linear qkv, qk; /* on a device: those of one format as one matrix, the larger of the two */
     gqmm_linear router, gate, up, down; /* up.w NULL: gate holds both, gate rows first */
 } layer_weights;
 
@@ -23,6 +24,7 @@ typedef struct qwen3moe_state {
     gqmm_kv all;    /* of all layers, one behind the other */
     float *q;       /* [batch, n_heads, head_dim] */
     float *k, *v;   /* [batch, n_kv_heads, head_dim] of the new tokens */
+    int64_t stride; /* on a device: from token to token in q, k and v, which lie side by side */
     float *seen;    /* as q: what attention saw */
     float *scratch; /* of attention */
 } qwen3moe_state;
@@ -34,9 +36,13 @@ static void load_layer(gqmm_loader *l, layer_weights *w, int32_t i)
     const int64_t q = (int64_t)hp->n_heads * hp->head_dim;
     const int64_t kv = (int64_t)hp->n_kv_heads * hp->head_dim;
     gqmm_load_vector(l, &w->attn_norm, i, "attn_norm.weight", d);
+    const gqmm_linear *const parts[] = {&w->q, &w->k, &w->v};
+    const int64_t used = l->model->remote_used;
     gqmm_load_matrix(l, &w->q, i, "attn_q.weight", d, q, 1);
     gqmm_load_matrix(l, &w->k, i, "attn_k.weight", d, kv, 1);
+    gqmm_remote_join(l, &w->qk, used, parts, 2, q + kv, d);
     gqmm_load_matrix(l, &w->v, i, "attn_v.weight", d, kv, 1);
+    gqmm_remote_join(l, &w->qkv, used, parts, 3, q + 2 * kv, d);
     gqmm_load_vector(l, &w->q_norm, i, "attn_q_norm.weight", hp->head_dim);
     gqmm_load_vector(l, &w->k_norm, i, "attn_k_norm.weight", hp->head_dim);
     gqmm_load_matrix(l, &w->out, i, "attn_output.weight", q, d, 1);
@@ -104,10 +110,11 @@ static int64_t next_size(const gqmm_session *s, int64_t n)
 
 static gqmm_status reserve(gqmm_session *s, const layer_weights *w, gqmm_error *err)
 {
-    const gqmm_linear *const dense[] = {&w->q, &w->k, &w->v, &w->out};
+    const gqmm_linear *const dense[] = {&w->q, &w->k, &w->v, &w->out, &w->qk, &w->qkv};
     gqmm_status status = GQMM_OK;
-    for (int32_t i = 0; i < 4 && !status; i++)
-        status = gqmm_session_reserve(s, dense[i], err);
+    for (int32_t i = 0; i < 6 && !status; i++)
+        if (dense[i]->w)
+            status = gqmm_session_reserve(s, dense[i], err);
     for (int64_t n = 1; !status; n = next_size(s, n)) {
         gqmm_moe_desc d;
         describe_moe(s, w, n, &d);
@@ -141,9 +148,15 @@ static gqmm_status open_session(gqmm_session *s, gqmm_error *err)
         return gqmm_fail(err, GQMM_E_NOMEM, 0,
                          "no memory for the cache of %lld tokens (%lld bytes each)",
                          (long long)s->max_tokens, (long long)(hp->n_layers * kv * 8));
-    st->q = gqmm_session_buffer(s, s->batch * q, sizeof *st->q);
-    st->k = gqmm_session_buffer(s, s->batch * kv, sizeof *st->k);
-    st->v = gqmm_session_buffer(s, s->batch * kv, sizeof *st->v);
+    st->stride = s->remote ? q + 2 * kv : 0;
+    st->q = gqmm_session_buffer(s, s->batch * (s->remote ? st->stride : q), sizeof *st->q);
+    if (!s->remote) {
+        st->k = gqmm_session_buffer(s, s->batch * kv, sizeof *st->k);
+        st->v = gqmm_session_buffer(s, s->batch * kv, sizeof *st->v);
+    } else if (st->q) {
+        st->k = st->q + q;
+        st->v = st->k + kv;
+    }
     st->seen = gqmm_session_buffer(s, s->batch * q, sizeof *st->seen);
     const int64_t sums = s->model->ops->attend_scratch(s->max_tokens, hp->n_heads, hp->head_dim);
     st->scratch = gqmm_session_buffer(s, sums, sizeof *st->scratch);
@@ -168,6 +181,19 @@ static gqmm_kv cache_of(const gqmm_session *s, int32_t layer)
     return kv;
 }
 
+/* Queries, keys and values of the normed input, in as few products as there are. */
+static gqmm_status project_all(gqmm_session *s, const layer_weights *w, int64_t n, gqmm_error *err)
+{
+    const qwen3moe_state *st = s->state;
+    const gqmm_linear *const joined = w->qkv.w ? &w->qkv : w->qk.w ? &w->qk : &w->q;
+    gqmm_status status = gqmm_session_qmm_into(s, st->q, st->stride, joined, s->h, n, err);
+    if (!status && joined == &w->q)
+        status = gqmm_session_qmm_into(s, st->k, st->stride, &w->k, s->h, n, err);
+    if (!status && joined != &w->qkv)
+        status = gqmm_session_qmm_into(s, st->v, st->stride, &w->v, s->h, n, err);
+    return status;
+}
+
 /* Queries into st->q, keys and values into the cache. */
 static gqmm_status project(gqmm_session *s, const layer_weights *w, const gqmm_kv *kv, int64_t n,
                            gqmm_error *err)
@@ -176,10 +202,8 @@ static gqmm_status project(gqmm_session *s, const layer_weights *w, const gqmm_k
     const gqmm_ops *ops = s->model->ops;
     gqmm_context *ctx = s->model->ctx;
     const qwen3moe_state *st = s->state;
-    gqmm_status status;
-    if ((status = gqmm_session_qmm(s, st->q, &w->q, s->h, n, err)) != GQMM_OK ||
-        (status = gqmm_session_qmm(s, st->k, &w->k, s->h, n, err)) != GQMM_OK ||
-        (status = gqmm_session_qmm(s, st->v, &w->v, s->h, n, err)) != GQMM_OK)
+    const gqmm_status status = project_all(s, w, n, err);
+    if (status)
         return status;
     gqmm_session_lap(s, GQMM_PART_PROJECTIONS);
     gqmm_head_norm_rope heads = {.x = st->q,
@@ -189,7 +213,8 @@ static gqmm_status project(gqmm_session *s, const layer_weights *w, const gqmm_k
                                  .n_heads = hp->n_heads,
                                  .head_dim = hp->head_dim,
                                  .n_rot = hp->n_rot,
-                                 .n_rows = n};
+                                 .n_rows = n,
+                                 .stride = st->stride};
     gqmm_head_norm_rope keys = heads;
     keys.x = st->k;
     keys.weight = w->k_norm;
@@ -222,6 +247,7 @@ static gqmm_status attention(gqmm_session *s, const layer_weights *w, int32_t la
                                             .scratch = st->scratch,
                                             .first = s->length,
                                             .n_tokens = n,
+                                            .q_stride = st->stride,
                                             .n_heads = hp->n_heads,
                                             .scale = 1.0f / sqrtf((float)hp->head_dim)});
     gqmm_session_lap(s, GQMM_PART_ATTENTION);
@@ -237,7 +263,8 @@ static gqmm_status run_layer(gqmm_session *s, int32_t layer, int64_t n, gqmm_err
     gqmm_context *ctx = s->model->ctx;
     const layer_weights *w = (const layer_weights *)s->model->layers + layer;
     gqmm_moe_desc moe;
-    ops->norm(ctx, s->h, s->x, NULL, w->attn_norm, hp->rms_eps, n, hp->n_embd);
+    ops->norm(ctx, s->h, s->x, s->due, w->attn_norm, hp->rms_eps, n, hp->n_embd);
+    s->due = NULL;
     gqmm_session_lap(s, GQMM_PART_NORMS);
     gqmm_status status = attention(s, w, layer, n, err);
     if (status)
@@ -247,11 +274,8 @@ static gqmm_status run_layer(gqmm_session *s, int32_t layer, int64_t n, gqmm_err
     describe_moe(s, w, n, &moe);
     status = gqmm_moe(ctx, &moe, err);
     gqmm_session_lap(s, GQMM_PART_EXPERTS);
-    if (status)
-        return status;
-    ops->add(ctx, s->x, s->y, n, hp->n_embd);
-    gqmm_session_lap(s, GQMM_PART_NORMS);
-    return GQMM_OK;
+    s->due = s->y;
+    return status;
 }
 
 const gqmm_arch gqmm_arch_qwen3moe = {

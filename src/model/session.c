@@ -48,12 +48,19 @@ static void describe_dense(const gqmm_session *s, float *y, const gqmm_linear *w
     d->workspace_bytes = s->workspace_bytes;
 }
 
-gqmm_status gqmm_session_qmm(gqmm_session *s, float *y, const gqmm_linear *w, const float *x,
-                             int64_t m, gqmm_error *err)
+gqmm_status gqmm_session_qmm_into(gqmm_session *s, float *y, int64_t stride, const gqmm_linear *w,
+                                  const float *x, int64_t m, gqmm_error *err)
 {
     gqmm_dense d;
     describe_dense(s, y, w, x, m, &d);
+    d.y_row_stride = stride;
     return gqmm_qmm(s->model->ctx, &d, err);
+}
+
+gqmm_status gqmm_session_qmm(gqmm_session *s, float *y, const gqmm_linear *w, const float *x,
+                             int64_t m, gqmm_error *err)
+{
+    return gqmm_session_qmm_into(s, y, 0, w, x, m, err);
 }
 
 gqmm_status gqmm_session_reserve_op(gqmm_session *s, int32_t op, const void *desc, gqmm_error *err)
@@ -185,6 +192,9 @@ static gqmm_status show(gqmm_session *s, int32_t layer, int64_t n, gqmm_error *e
     gqmm_status status = GQMM_OK;
     if (!s->seen)
         return status;
+    if (s->due)
+        s->model->ops->add(s->model->ctx, s->x, s->due, n, s->model->hp.n_embd);
+    s->due = NULL;
     const float *x = s->remote ? gqmm_remote_residual(s, n, &status, err) : s->x;
     if (!status)
         s->seen(s->seen_user, layer, x, n);
@@ -202,6 +212,7 @@ gqmm_status gqmm_session_trunk(gqmm_session *s, const int32_t *ids, int64_t n, g
     embed.ids = ids;
     embed.y = s->x;
     gqmm_status status = gqmm_embed(m->ctx, &embed, err);
+    s->due = NULL;
     if (!status)
         status = show(s, -1, n, err);
     if (s->remote)
@@ -222,8 +233,9 @@ gqmm_status gqmm_session_head(gqmm_session *s, float *logits, int64_t first, int
                               gqmm_error *err)
 {
     const gqmm_model *m = s->model;
-    float *x = s->x + first * m->hp.n_embd;
-    m->ops->norm(m->ctx, s->h, x, NULL, m->output_norm, m->hp.rms_eps, n, m->hp.n_embd);
+    const int64_t at = first * m->hp.n_embd;
+    m->ops->norm(m->ctx, s->h, s->x + at, s->due ? s->due + at : NULL, m->output_norm,
+                 m->hp.rms_eps, n, m->hp.n_embd);
     const gqmm_status status = gqmm_session_qmm(s, logits, &m->output, s->h, n, err);
     gqmm_session_lap(s, GQMM_PART_LOGITS);
     return status;

@@ -2,13 +2,17 @@
 // The wide product against sums in double of the definition's weights, rounded as the kernel rounds
 // them, on random ragged shapes; with `bench`, its time on a mixture of 256 experts.
 //
-// usage: test_wide [bench]
+// usage: test_wide                  checks
+//        test_wide bench FORMAT...  times formats of wide_entries[]
 #include "base/num.h"
 extern "C" {
 #include "format/format.h"
 }
 #include "kernel/cuda.h"
-#include "wide_entries.h"
+#include "kernel/cuda/decode_blocks.cuh"
+#include "kernel/cuda/decode_k_quants.cuh"
+#include "kernel/cuda/decode_mlx.cuh"
+#include "kernel/cuda/wide.cuh"
 
 #include <algorithm>
 #include <cmath>
@@ -28,6 +32,28 @@ extern "C" {
             exit(1); \
         } \
     } while (0)
+
+struct wide_entry {
+    const char *format;
+    int (*wide)(const gqmm_cuda_product *, gqmm_stream);
+    bool (*fits)(const gqmm_cuda_product *);
+    int order;
+};
+
+#define ENTRY(format, d) \
+    { \
+        format, gqmm::wide<gqmm::d>, gqmm::wide_fits<gqmm::d>, gqmm::d::in_order \
+    }
+static const wide_entry wide_entries[] = {
+    ENTRY("affine4_g64_bf16", dec_affine4),
+    ENTRY("q4_k", dec_q4_k),
+    ENTRY("affine4_g32_f32", dec_affine4),
+    ENTRY("int4_g128", dec_int4),
+    ENTRY("q4_0", dec_q4_0),
+    ENTRY("q8_0", dec_q8_0),
+    ENTRY("q6_k", dec_q6_k),
+};
+static const int n_wide_entries = sizeof wide_entries / sizeof *wide_entries;
 
 static uint64_t g_random = 88172645463325252ull;
 
@@ -82,7 +108,6 @@ static void make_weights(weights *w, const char *format, int64_t n_experts, int6
     const std::string family = f->family;
     for (int i = 0; i < f->pub.n_planes; i++) {
         const int64_t bytes = k / f->pub.block_elems * f->pub.plane_bytes[i];
-        // Rows of scales may be short of the group's last block.
         w->row[i] = bytes + gap;
         w->expert[i] = n * w->row[i];
         w->plane[i].resize(n_experts * w->expert[i]);

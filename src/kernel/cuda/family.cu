@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// One family of the CUDA room; compiled once for each row of families.def with GQMM_FAMILY its
-// name.
+// One family of the CUDA room; compiled once for each row of cuda_families.def with GQMM_FAMILY its
+// name and GQMM_WIDE whether it has the wide product.
 #include "kernel/cuda.h"
 #include "kernel/cuda/decode_blocks.cuh"
 #include "kernel/cuda/decode_float.cuh"
@@ -9,6 +9,9 @@
 #include "kernel/cuda/product.cuh"
 #include "kernel/cuda/rows.cuh"
 #include "kernel/cuda/sum.cuh"
+#if GQMM_WIDE
+#    include "kernel/cuda/wide.cuh"
+#endif
 
 #define JOIN(a, b, c) a##b##c
 #define OBJECT(name) JOIN(gqmm_, name, _cuda)
@@ -16,10 +19,19 @@
 #define TEXT_(name) #name
 #define TEXT(name) TEXT_(name)
 
-extern "C" const gqmm_cuda_family OBJECT(GQMM_FAMILY) = {TEXT(GQMM_FAMILY),
-                                                         gqmm::product<DECODER(GQMM_FAMILY)>,
-                                                         NULL,
-                                                         gqmm::product_n<DECODER(GQMM_FAMILY)>,
-                                                         gqmm::rows<DECODER(GQMM_FAMILY)>,
-                                                         gqmm::sum<DECODER(GQMM_FAMILY)>,
-                                                         gqmm::sum_fits<DECODER(GQMM_FAMILY)>};
+typedef DECODER(GQMM_FAMILY) decoder;
+
+extern "C" const gqmm_cuda_family OBJECT(GQMM_FAMILY) = {
+    TEXT(GQMM_FAMILY),
+    gqmm::product<decoder>,
+    gqmm::product_n<decoder>,
+    gqmm::rows<decoder>,
+    gqmm::sum<decoder>,
+    gqmm::sum_fits<decoder>,
+#if GQMM_WIDE
+    gqmm::wide<decoder>,
+    gqmm::wide_fits<decoder>,
+    gqmm::wide_columns,
+    1 + decoder::in_order,
+#endif
+};

@@ -9,6 +9,8 @@
 namespace gqmm
 {
 
+constexpr int ROW_WARPS = 4;
+
 // Element i of a lane's codes as a number.
 template <int parts> __device__ __forceinline__ float code_at(const uint32_t (&a)[parts][4], int i)
 {
@@ -51,14 +53,14 @@ struct any_rows {
 
 // A warp takes one step of 16 rows of the output.
 template <class D>
-__global__ void __launch_bounds__(WARPS * 32) rows_kernel(const __grid_constant__ gqmm_cuda_rows r)
+__global__ void __launch_bounds__(ROW_WARPS * 32) rows_kernel(const __grid_constant__ gqmm_cuda_rows r)
 {
-    __shared__ __align__(128) uint8_t shared[WARPS][ROWS * row_pitch<D>()];
-    __shared__ int64_t ids[WARPS][ROWS];
+    __shared__ __align__(128) uint8_t shared[ROW_WARPS][ROWS * row_pitch<D>()];
+    __shared__ int64_t ids[ROW_WARPS][ROWS];
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5, t = lane & 3;
     const format_args f = {r.w.group, r.w.scale_type};
     const int64_t k = r.w.n_cols, steps = (k + D::step - 1) / D::step;
-    const int64_t task = (int64_t)blockIdx.x * WARPS + warp, s = task % steps;
+    const int64_t task = (int64_t)blockIdx.x * ROW_WARPS + warp, s = task % steps;
     const int64_t row0 = task / steps * ROWS;
 
     wait_for_previous();
@@ -113,19 +115,19 @@ template <class D> int rows(const gqmm_cuda_rows *r, gqmm_stream s)
     const int64_t tasks = (r->n + ROWS - 1) / ROWS * steps;
     if (tasks == 0)
         return 0;
-    return launch(rows_kernel<D>, dim3((unsigned)((tasks + WARPS - 1) / WARPS)), dim3(WARPS * 32),
+    return launch(rows_kernel<D>, dim3((unsigned)((tasks + ROW_WARPS - 1) / ROW_WARPS)), dim3(ROW_WARPS * 32),
                   0, s, GQMM_CUDA_SM80, *r);
 }
 
 // y[column, n] = sum over k of W[k, n] x[k]. A block takes one step of n and one column; its warps
 // share the stored rows and their sums are added in order.
 template <class D>
-__global__ void __launch_bounds__(WARPS * 32)
+__global__ void __launch_bounds__(ROW_WARPS * 32)
     product_n_kernel(const __grid_constant__ gqmm_cuda_product p, int steps)
 {
     constexpr int PIECES = D::step / 32;
-    __shared__ __align__(128) uint8_t shared[WARPS][ROWS * row_pitch<D>()];
-    __shared__ float sums[WARPS][D::step];
+    __shared__ __align__(128) uint8_t shared[ROW_WARPS][ROWS * row_pitch<D>()];
+    __shared__ float sums[ROW_WARPS][D::step];
     __shared__ column_set<8> columns;
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5, g = lane >> 2,
               t = lane & 3;
@@ -146,7 +148,7 @@ __global__ void __launch_bounds__(WARPS * 32)
     for (int c = 0; c < columns.count; c++) {
         const bool none = columns.x_at[c] < 0;
         float acc[PIECES][8] = {};
-        for (int64_t k0 = warp * ROWS; k0 < p.k && !none; k0 += WARPS * ROWS) {
+        for (int64_t k0 = warp * ROWS; k0 < p.k && !none; k0 += ROW_WARPS * ROWS) {
             row_block b = rows_at(p, columns.expert, 0);
             b.count = (int)(p.k - k0 < ROWS ? p.k - k0 : ROWS);
 #pragma unroll
@@ -190,9 +192,9 @@ __global__ void __launch_bounds__(WARPS * 32)
                     sums[warp][j * 32 + k_of(D::in_order, t, i)] = v;
             }
         __syncthreads();
-        for (int i = (int)threadIdx.x; i < D::step && i < left; i += WARPS * 32) {
+        for (int i = (int)threadIdx.x; i < D::step && i < left; i += ROW_WARPS * 32) {
             float v = 0.0f;
-            for (int w = 0; w < WARPS; w++)
+            for (int w = 0; w < ROW_WARPS; w++)
                 v += sums[w][i];
             store_number(p.y, columns.y_at[c] + (int64_t)s * D::step + i, p.y_type, v);
         }
@@ -205,7 +207,7 @@ template <class D> int product_n(const gqmm_cuda_product *p, int path, gqmm_stre
     const int64_t steps = (p->n + D::step - 1) / D::step, tiles = tiles_of(p, 8);
     if (steps * tiles == 0)
         return 0;
-    return launch(product_n_kernel<D>, dim3((unsigned)(steps * tiles)), dim3(WARPS * 32), 0, s,
+    return launch(product_n_kernel<D>, dim3((unsigned)(steps * tiles)), dim3(ROW_WARPS * 32), 0, s,
                   path, *p, (int)steps);
 }
 

@@ -19,6 +19,16 @@ __global__ void silu_kernel(void *h, int h_type, const float *gate, const float 
 
 } // namespace
 
+extern "C" int32_t gqmm_cuda_best_path(void)
+{
+    cudaFuncAttributes a;
+    if (cudaFuncGetAttributes(&a, (const void *)silu_kernel) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return GQMM_CUDA_SM80;
+    }
+    return a.ptxVersion == 90 ? GQMM_CUDA_SM90 : GQMM_CUDA_SM80;
+}
+
 extern "C" int gqmm_cuda_silu(void *h, int32_t h_type, const float *gate, const float *up,
                               int64_t n, int path, gqmm_stream s)
 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// wgmma of sm_90a with the left operand in registers, and the barriers of shared memory that a block
-// of producers and consumers is built on.
+// wgmma of sm_90a with the left operand in registers, and the barriers of shared memory that a
+// block of producers and consumers is built on.
 #ifndef GQMM_KERNEL_CUDA_WGMMA_CUH
 #define GQMM_KERNEL_CUDA_WGMMA_CUH
 
@@ -9,8 +9,8 @@
 namespace gqmm
 {
 
-// c[64 x n] += a[64 x 16] b[n x 16]^T of bf16. A warp's lanes hold a as mma.m16n8k16 wants it, and c as
-// it returns it, 4 numbers for 8 columns. b lies in shared memory, see wgmma_matrix().
+// c[64 x n] += a[64 x 16] b[n x 16]^T of bf16. A warp's lanes hold a as mma.m16n8k16 wants it, and
+// c as it returns it, 4 numbers for 8 columns. b lies in shared memory, see wgmma_matrix().
 template <int n> struct wgmma;
 
 // Operands: 4 accumulators for 8 columns, then a, then b.
@@ -57,17 +57,17 @@ template <int n> struct wgmma;
 #define GQMM_C160 GQMM_C152, GQMM_C(76)
 
 // a and b: the numbers of their operands.
-#define GQMM_WGMMA(n, a, b)                                                                        \
-    template <> struct wgmma<n> {                                                                  \
-        template <int m>                                                                           \
-        static __device__ __forceinline__ void add(float (&c)[m], const uint32_t *r, uint64_t at)  \
-        {                                                                                          \
-            static_assert(m >= n / 2, "accumulators");                                             \
-            asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" GQMM_O##n    \
-                         "}, {" a "}, " b ", 1, 1, 1, 0;"                                          \
-                         : GQMM_C##n                                                               \
-                         : "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]), "l"(at));                   \
-        }                                                                                          \
+#define GQMM_WGMMA(n, a, b) \
+    template <> struct wgmma<n> { \
+        template <int m> \
+        static __device__ __forceinline__ void add(float (&c)[m], const uint32_t *r, uint64_t at) \
+        { \
+            static_assert(m >= n / 2, "accumulators"); \
+            asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" GQMM_O##n \
+                         "}, {" a "}, " b ", 1, 1, 1, 0;" \
+                         : GQMM_C##n \
+                         : "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]), "l"(at)); \
+        } \
     };
 GQMM_WGMMA(8, "%4, %5, %6, %7", "%8")
 GQMM_WGMMA(16, "%8, %9, %10, %11", "%12")
@@ -132,8 +132,8 @@ GQMM_WGMMA(160, "%80, %81, %82, %83", "%84")
 #undef GQMM_C152
 #undef GQMM_C160
 
-// b in shared memory: rows of 128 bytes (64 along k), whose 16-byte chunks c lie at c ^ (row & 7), at
-// a multiple of 1024 bytes. 16 along k further are 32 bytes: add 2.
+// b in shared memory: rows of 128 bytes (64 along k), whose 16-byte chunks c lie at c ^ (row & 7),
+// at a multiple of 1024 bytes. 16 along k further are 32 bytes: add 2.
 __device__ __forceinline__ uint64_t wgmma_matrix(uint32_t shared)
 {
     return (uint64_t)((shared & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
@@ -201,10 +201,11 @@ __device__ __forceinline__ void barrier_arrive_after_copies(uint32_t at)
 // Until the phase of this parity is over.
 __device__ __forceinline__ void barrier_wait(uint32_t at, uint32_t parity)
 {
-    asm volatile("{\n.reg .pred p;\nagain:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@!p bra again;\n}" ::"r"(at),
-                 "r"(parity)
-                 : "memory");
+    asm volatile(
+        "{\n.reg .pred p;\nagain:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@!p bra again;\n}" ::"r"(at),
+        "r"(parity)
+        : "memory");
 }
 
 // Threads of some warps of a block; id from 1.

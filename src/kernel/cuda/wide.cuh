@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: MIT
-// The product in tiles of many columns, with wgmma of sm_90a: bf16 activations, weights rounded to bf16.
+// The product in tiles of many columns, with wgmma of sm_90a: bf16 activations, weights rounded to
+// bf16.
 //
-// A block walks (tile, row block) items in the order of the list. Loader warps bring weights as they
-// lie in the file and activations, by cp.async, each through a ring of its own; two warpgroups of
-// consumers turn weights into the left operand of wgmma in registers, 64 rows by 64 along k at a
+// A block walks (tile, row block) items in the order of the list. Loader warps bring weights as
+// they lie in the file and activations, by cp.async, each through a ring of its own; two warpgroups
+// of consumers turn weights into the left operand of wgmma in registers, 64 rows by 64 along k at a
 // time, while the wgmma of the one before runs. Activations come in the decoder's order of k (see
 // wide_order.cuh); they are the right operand, in shared memory.
 //
-// Which row of weights stands in which place of a fragment is free. The order is such that, once 8 x 8
-// blocks of the sums are transposed, a lane holds neighbouring outputs of one column; and gate and up of
-// an output are in the same lane.
+// Which row of weights stands in which place of a fragment is free. The order is such that, once 8
+// x 8 blocks of the sums are transposed, a lane holds neighbouring outputs of one column; and gate
+// and up of an output are in the same lane.
 #ifndef GQMM_KERNEL_CUDA_WIDE_CUH
 #define GQMM_KERNEL_CUDA_WIDE_CUH
 
 #include "kernel/cuda/wgmma.cuh"
 #include "kernel/cuda/wide_load.cuh"
 #include "kernel/cuda/wide_order.cuh"
+#include "kernel/cuda/wide_plan.cuh"
 #include "kernel/cuda/wide_store.cuh"
 
 namespace gqmm
@@ -23,10 +25,9 @@ namespace gqmm
 namespace wide_product
 {
 
-// A weight is fma(code, x, y) of bf16 pairs where there are offsets, both rounded; else the scale is
-// kept in two parts and fma(code, x, code * y) rounds once.
-template <class D>
-__device__ __forceinline__ uint2 scale_pairs(float2 s)
+// A weight is fma(code, x, y) of bf16 pairs where there are offsets, both rounded; else the scale
+// is kept in two parts and fma(code, x, code * y) rounds once.
+template <class D> __device__ __forceinline__ uint2 scale_pairs(float2 s)
 {
     const __nv_bfloat16 x = __float2bfloat16_rn(s.x);
     float y = s.y;
@@ -45,9 +46,9 @@ template <class D> __device__ __forceinline__ uint32_t weight_pair(uint32_t code
 
 // What a consumer warp knows of its rows in a tile.
 template <class D, class S> struct warp_rows {
-    int slip[S::MT];                // of the row that the lane makes scales of, planes in bytes
-    int code_slip[S::MT][2];        // of its two rows of codes
-    float factor;                   // what the lane's scales are multiplied by
+    int slip[S::MT];         // of the row that the lane makes scales of, planes in bytes
+    int code_slip[S::MT][2]; // of its two rows of codes
+    float factor;            // what the lane's scales are multiplied by
 };
 
 // The scales of one step of 16 rows, as pairs, to `to`[group][16].
@@ -71,9 +72,9 @@ __device__ __forceinline__ void make_scales(uint2 *to, const step_row &row, int 
 
 // Those of all rows of a warp.
 template <class D, class S>
-__device__ __forceinline__ void make_all_scales(uint2 *to, const wide_args &a,
-                                                const uint8_t *stage, int warp, int lane,
-                                                const warp_rows<D, S> &rows, int step)
+__device__ __forceinline__ void make_all_scales(uint2 *to, const wide_args &a, const uint8_t *stage,
+                                                int warp, int lane, const warp_rows<D, S> &rows,
+                                                int step)
 {
     constexpr int groups = D::step / D::piece;
     const int left = (int)(a.p.k - (int64_t)step * D::step);
@@ -168,10 +169,9 @@ template <class S> __device__ __forceinline__ void settle(float (&acc)[2][S::N /
 
 // Sums of a warp's rows over k.
 template <class D, class S>
-__device__ __forceinline__ void main_loop(float (&acc)[2][S::N / 2], const wide_args &a,
-                                          const block_memory &mem, ring &weights, ring &columns,
-                                          const warp_rows<D, S> &rows, int warp, int lane,
-                                          int count)
+__device__ __forceinline__ void
+main_loop(float (&acc)[2][S::N / 2], const wide_args &a, const block_memory &mem, ring &weights,
+          ring &columns, const warp_rows<D, S> &rows, int warp, int lane, int count)
 {
     constexpr int groups = D::step / D::piece;
     static_assert(D::step % (64 * S::SUBS) == 0, "stages of columns in a step");
@@ -196,7 +196,7 @@ __device__ __forceinline__ void main_loop(float (&acc)[2][S::N / 2], const wide_
 #pragma unroll
         for (int pair = 0; pair < D::step / 64 / S::SUBS; pair++) {
             barrier_wait(mem.full(1, columns.stage), columns.parity);
-            fence_for_wgmma(); // here, as the loaders would have to wait for their copies first
+            fence_for_wgmma(); // not by the loaders, who would wait for their copies for it
             const uint64_t matrix = wgmma_matrix(mem.columns + columns.stage * S::COLUMN_BYTES);
 #pragma unroll
             for (int turn = 0; turn < 2; turn++) {
@@ -278,8 +278,7 @@ __device__ __forceinline__ void consume(const wide_args &a, const block_memory &
         for (int i = 0; i < S::N / 2; i++)
             acc[0][i] = acc[1][i] = 0.0f;
         if (info.expert >= 0) {
-            const warp_rows<D, S> rows =
-                rows_of_warp<D, S>(a, info.expert, row_block, warp, lane);
+            const warp_rows<D, S> rows = rows_of_warp<D, S>(a, info.expert, row_block, warp, lane);
             main_loop<D, S>(acc, a, mem, weights, columns, rows, warp, lane, info.count);
             if (S::MT == 1) {
 #pragma unroll
@@ -296,9 +295,9 @@ __device__ __forceinline__ void consume(const wide_args &a, const block_memory &
 }
 
 template <class D, class S>
-__global__ void __launch_bounds__(THREADS, S::BLOCKS)
-    kernel(const __grid_constant__ wide_args a)
+__global__ void __launch_bounds__(S::THREADS, S::BLOCKS) kernel(const __grid_constant__ wide_args a)
 {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) // elsewhere nobody launches it
     extern __shared__ __align__(1024) uint8_t shared[];
     const block_memory mem = block_memory::of<D, S>(shared, a);
     const int group = (int)threadIdx.x >> 7;
@@ -327,12 +326,14 @@ __global__ void __launch_bounds__(THREADS, S::BLOCKS)
         registers_up<S::CONSUMER_REGISTERS>();
         consume<D, S>(a, mem);
     }
+#endif
 }
 
 // ---------------------------------------------------------------- host
 
-template <class D, int N> int launch_tiles(const gqmm_cuda_product *p, const void *x,
-                                           int64_t x_row, int64_t x_mat, gqmm_stream s)
+template <class D, int N>
+int launch_tiles(const gqmm_cuda_product *p, const void *x, int64_t x_row, int64_t x_mat,
+                 gqmm_stream s)
 {
     using S = shape<N>;
     wide_args a = {};
@@ -343,7 +344,7 @@ template <class D, int N> int launch_tiles(const gqmm_cuda_product *p, const voi
         cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
     const int64_t items = (int64_t)p->list.most_tiles * a.row_blocks;
     const int64_t blocks = (int64_t)processors * S::BLOCKS;
-    return launch(kernel<D, S>, dim3((unsigned)(items < blocks ? items : blocks)), dim3(THREADS),
+    return launch(kernel<D, S>, dim3((unsigned)(items < blocks ? items : blocks)), dim3(S::THREADS),
                   a.shared_bytes, s, GQMM_CUDA_SM90, a);
 }
 
@@ -377,9 +378,9 @@ template <class D> int wide(const gqmm_cuda_product *p, gqmm_stream s)
         x_mat = p->m * p->k;
     }
     switch (wide_product::tile_width(p->list.tile_columns)) {
-#define GQMM_WIDTH(n)                                                                              \
-    case n:                                                                                        \
-        return wide_product::launch_tiles<D, n>(p, x, x_row, x_mat, s);
+#define GQMM_WIDTH(n) \
+case n: \
+    return wide_product::launch_tiles<D, n>(p, x, x_row, x_mat, s);
         GQMM_WIDTHS(GQMM_WIDTH)
 #undef GQMM_WIDTH
     }

@@ -17,7 +17,7 @@ namespace gqmm
 namespace wide_product
 {
 
-constexpr int CONSUMERS = 256, THREADS = 512;
+constexpr int CONSUMERS = 256;
 constexpr int MOST_STAGES = 8; // of a ring
 constexpr int INFOS = 4;       // tiles that loaders may be ahead
 constexpr int SHARED_OF_PROCESSOR = 227 * 1024, RESERVED = 1024;
@@ -25,24 +25,26 @@ constexpr int SHARED_OF_PROCESSOR = 227 * 1024, RESERVED = 1024;
 // Columns of a tile, each a kernel of its own.
 #define GQMM_WIDTHS(f) f(8) f(16) f(24) f(32) f(64) f(128) f(152)
 
-// Columns of a tile and what they decide. Few columns: dequantising is the work, and two blocks of 128
-// rows share a multiprocessor. Many: one block, whose consumers take two times 64 rows each. A warp
-// issues cp.async slowly, so half of the warps are loaders; their registers go to the consumers.
+// Columns of a tile and what they decide. Few columns: dequantising is the work, and two blocks of
+// 128 rows share a multiprocessor. Many: one block, whose consumers take two times 64 rows each.
+// The registers that the loaders give up go to the consumers.
 template <int COLUMNS> struct shape {
     static constexpr int N = COLUMNS;
-    static constexpr int MT = N <= 24 ? 1 : 2, BLOCKS = N <= 24 ? 2 : 1, ROWS = 128 * MT;
-    static constexpr int COLUMN_LOADERS = N <= 24 ? 32 : 128;
+    static constexpr bool FEW = N <= 24;
+    static constexpr int MT = FEW ? 1 : 2, BLOCKS = FEW ? 2 : 1, ROWS = 128 * MT;
+    static constexpr int THREADS = FEW ? 384 : 512;
+    static constexpr int COLUMN_LOADERS = FEW ? 32 : 128;
     static constexpr int WEIGHT_LOADERS = THREADS - CONSUMERS - COLUMN_LOADERS;
-    static constexpr int LOADER_REGISTERS = 40;
-    static constexpr int CONSUMER_REGISTERS = N <= 24 ? 88 : 216;
+    static constexpr int LOADER_REGISTERS = FEW ? 64 : 40;
+    static constexpr int CONSUMER_REGISTERS = FEW ? 88 : 216;
     static constexpr int SUBS = 3 - MT; // a stage of columns: SUBS times N rows of 64 along k
     static constexpr int COLUMN_BYTES = SUBS * N * 128;
 };
 
 inline int tile_width(int columns)
 {
-#define GQMM_WIDTH(n)                                                                              \
-    if (columns <= n)                                                                              \
+#define GQMM_WIDTH(n) \
+    if (columns <= n) \
         return n;
     GQMM_WIDTHS(GQMM_WIDTH)
 #undef GQMM_WIDTH
@@ -104,8 +106,8 @@ template <class D> GQMM_HD constexpr int code_chunks()
     return (code_bytes<D>() + (slips<D>() ? 16 - D::align : 0) + 15) / 16;
 }
 
-// Bytes between rows: lanes of a quad read neighbouring words (SERIAL: two words) of one row, and eight
-// rows shall lie in banks of their own.
+// Bytes between rows: lanes of a quad read neighbouring words (SERIAL: two words) of one row, and
+// eight rows shall lie in banks of their own.
 template <class D> GQMM_HD constexpr int pitch()
 {
     const int want = D::in_order == SERIAL ? 32 : 16;
@@ -159,8 +161,8 @@ template <class D, class S> constexpr int info_bytes()
 
 // ---- rows of weights
 
-// Place of a lane's output: 16 * MT places of a warp hold MT times (rows g, rows g + 8). A lane ends with
-// the outputs of places g = 2 t and 2 t + 1 of all of them: they are neighbours.
+// Place of a lane's output: 16 * MT places of a warp hold MT times (rows g, rows g + 8). A lane
+// ends with the outputs of places g = 2 t and 2 t + 1 of all of them: they are neighbours.
 template <class S> GQMM_HD int output_of(int slot, bool two, int y_order)
 {
     const int g = slot & 7, half = slot >> 3 & 1, m = S::MT == 1 ? 0 : slot >> 4 & 1;
@@ -170,14 +172,14 @@ template <class S> GQMM_HD int output_of(int slot, bool two, int y_order)
     return y_order ? (q & ~31) + place_source(y_order - 1, q & 31) : q;
 }
 
-// The row of weights in a slot of a block of rows; past the last output the last one, whose sums are
-// not written.
+// The row of weights in a slot of a block of rows; past the last output the last one, whose sums
+// are not written.
 template <class S>
 __device__ __forceinline__ int row_of(const wide_args &a, int row_block, int slot)
 {
     const bool two = a.p.up.plane[0] != NULL;
-    const int row = row_block * (two ? S::ROWS / 2 : S::ROWS) +
-                    output_of<S>(slot, two, a.p.y_order);
+    const int row =
+        row_block * (two ? S::ROWS / 2 : S::ROWS) + output_of<S>(slot, two, a.p.y_order);
     return row < a.p.n ? row : (int)a.p.n - 1;
 }
 
@@ -254,8 +256,8 @@ __device__ __forceinline__ void load_scales(const uint64_t *rows, uint8_t *to, c
 
 template <class D, class S>
 __device__ __forceinline__ void load_step(const wide_args &a, const block_memory &mem,
-                                          uint8_t *stage, const uint8_t *const (&base)[3],
-                                          int step, int id)
+                                          uint8_t *stage, const uint8_t *const (&base)[3], int step,
+                                          int id)
 {
     constexpr int bytes = code_bytes<D>();
     const format_args f = {a.p.w.group, a.p.w.scale_type};
@@ -286,8 +288,8 @@ __device__ __forceinline__ void load_step(const wide_args &a, const block_memory
     }
 }
 
-// Bytes from the first row of a block to that of each slot. They are the same for all blocks but the
-// last, unless gate and up lie differently for each expert.
+// Bytes from the first row of a block to that of each slot. They are the same for all blocks but
+// the last, unless gate and up lie differently for each expert.
 template <class D, class S>
 __device__ __forceinline__ void place_rows(const wide_args &a, const block_memory &mem, int expert,
                                            int row_block, int first, int id)
@@ -418,8 +420,7 @@ __device__ __forceinline__ void load_columns(const wide_args &a, const block_mem
             barrier_wait(mem.empty(1, to.stage), to.parity);
 #pragma unroll
             for (int sub = 0; sub < S::SUBS; sub++) {
-                const uint32_t part =
-                    mem.columns + to.stage * S::COLUMN_BYTES + sub * (S::N * 128);
+                const uint32_t part = mem.columns + to.stage * S::COLUMN_BYTES + sub * (S::N * 128);
                 const int64_t k = (int64_t)(i * S::SUBS + sub) * 64 + c * 8;
                 const int valid = k < a.p.k ? 16 : 0;
                 const uint8_t *from = a.x + (valid ? k * 2 : 0);
@@ -436,11 +437,11 @@ __device__ __forceinline__ void load_columns(const wide_args &a, const block_mem
                     for (int j = 0; j < BATCH; j++) {
                         const int col = first + j * AT_ONCE + (id >> 3);
                         if (col < tile.count)
-                            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                                             row_to + (first + j * AT_ONCE) * 128 +
-                                             ((c ^ (col & 7)) << 4)),
-                                         "l"(from + (uint64_t)at[j] * 16), "r"(valid)
-                                         : "memory");
+                            asm volatile(
+                                "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                                    row_to + (first + j * AT_ONCE) * 128 + ((c ^ (col & 7)) << 4)),
+                                "l"(from + (uint64_t)at[j] * 16), "r"(valid)
+                                : "memory");
                     }
                 }
             }
@@ -448,92 +449,6 @@ __device__ __forceinline__ void load_columns(const wide_args &a, const block_mem
             to.next(a.column_stages);
         }
     }
-}
-
-// ---------------------------------------------------------------- host
-
-inline bool multiples(const gqmm_cuda_matrix &w, int plane, int64_t of)
-{
-    return (int64_t)((uintptr_t)w.plane[plane] % (uintptr_t)of) == 0 &&
-           w.row_stride[plane] % of == 0 && w.expert_stride[plane] % of == 0;
-}
-
-// The largest power of two up to 16 that all rows, and the steps of `bytes`, start at multiples of.
-inline int common_power(const gqmm_cuda_product *p, int plane, int bytes)
-{
-    int of = 16;
-    while (of > 1 && !(bytes % of == 0 && multiples(p->w, plane, of) &&
-                       (!p->up.plane[0] || multiples(p->up, plane, of))))
-        of /= 2;
-    return of;
-}
-
-template <class D> bool fits(const gqmm_cuda_product *p)
-{
-    const int unit = p->w.scale_type == GQMM_F32 && D::planes == 3 ? 4 : 2;
-    bool ok = p->x_type == GQMM_BF16 && p->k > 0 && p->k % 32 == 0 && p->k % D::block == 0 &&
-              p->list.tiles && tile_width(p->list.tile_columns) > 0 &&
-              (!p->y_order || p->n % 32 == 0);
-    for (int plane = 0; plane < D::planes; plane++)
-        ok = ok && common_power(p, plane, 16) >= (plane ? unit : D::align);
-    if (p->x_order == 1 + D::in_order)
-        ok = ok && (uintptr_t)p->x % 16 == 0 && p->x_row % 8 == 0 && p->x_mat % 8 == 0 &&
-             p->x_row >= 0 && p->x_mat >= 0 &&
-             p->n_x * p->x_mat / 8 + p->m * p->x_row / 8 <= UINT32_MAX;
-    else
-        ok = ok && p->x_order == 0 && p->x_ordered && p->n_x * p->m * p->k / 8 <= UINT32_MAX;
-    return ok;
-}
-
-// Sizes and places in shared memory; false: it has too little.
-template <class D, class S>
-bool plan(wide_args *a, const gqmm_cuda_product *p, const void *x, int64_t x_row, int64_t x_mat)
-{
-    const format_args f = {p->w.group, p->w.scale_type};
-    const int outputs = p->up.plane[0] ? S::ROWS / 2 : S::ROWS;
-    const int size = p->y_type == GQMM_F32 ? 4 : 2;
-    a->p = *p;
-    a->x = (const uint8_t *)x;
-    a->x_row = x_row / 8;
-    a->x_mat = x_mat / 8;
-    a->row_blocks = (int)((p->n + outputs - 1) / outputs);
-    a->whole_y = (uintptr_t)p->y % 16 == 0 && p->y_row * size % 16 == 0 &&
-                 p->y_pair * size % 16 == 0;
-
-    for (int plane = 0; plane < D::planes; plane++)
-        a->apart |= p->up.plane[0] && p->up.expert_stride[plane] != p->w.expert_stride[plane];
-    a->stage_bytes = S::ROWS * pitch<D>();
-    a->plane_bytes[0] = code_bytes<D>();
-    for (int plane = 1; plane < D::planes; plane++) {
-        const int bytes = (int)D::bytes(plane, D::step, f);
-        a->plane_at[plane] = a->stage_bytes;
-        a->plane_bytes[plane] = bytes;
-        a->plane_chunks[plane] = (bytes + 16 - common_power(p, plane, bytes) + 15) / 16;
-        a->stage_bytes += S::ROWS * a->plane_chunks[plane] * 16;
-    }
-    // Rings: two stages of weights and as many of columns, then more of what is the shorter one.
-    const int scales = CONSUMERS / 32 * S::MT * (D::step / D::piece) * 16 * 8;
-    const int fixed = scales + info_bytes<D, S>(), column_bytes = S::COLUMN_BYTES;
-    const int room = (SHARED_OF_PROCESSOR + RESERVED) / S::BLOCKS - RESERVED - fixed;
-    int w = 2, c = 2;
-    if (w * a->stage_bytes + c * column_bytes > room)
-        return false;
-    for (bool more = true; more;) {
-        const int left = room - w * a->stage_bytes - c * column_bytes;
-        // An eighth of a multiprocessor's memory in weights under way hides the latency of memory.
-        const bool weights_short = w * D::step < c * 64 * S::SUBS || (w - 1) * a->stage_bytes < 28 * 1024;
-        more = false;
-        if (w < MOST_STAGES && weights_short && left >= a->stage_bytes)
-            w++, more = true;
-        else if (c < MOST_STAGES && left >= column_bytes)
-            c++, more = true;
-    }
-    a->weight_stages = w;
-    a->column_stages = c;
-    a->scales_at = c * column_bytes + w * a->stage_bytes;
-    a->infos_at = a->scales_at + scales;
-    a->shared_bytes = a->infos_at + info_bytes<D, S>();
-    return true;
 }
 
 } // namespace wide_product

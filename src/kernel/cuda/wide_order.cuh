@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Activations in the order in which a decoder's operands meet them: inside every 32 along k, the right
-// operand's place q holds element place_source(order, q).
+// Activations in the order in which a decoder's operands meet them: inside every 32 along k, the
+// right operand's place q holds element place_source(order, q).
 #ifndef GQMM_KERNEL_CUDA_WIDE_ORDER_CUH
 #define GQMM_KERNEL_CUDA_WIDE_ORDER_CUH
 
@@ -14,13 +14,15 @@ namespace gqmm
 namespace wide_product
 {
 
-// Of 16 places that one instruction takes, lane t of a quad meets 2 t, 2 t + 1, 8 + 2 t and 9 + 2 t.
+// Of 16 places that one instruction takes, lane t of a quad meets 2 t, 2 t + 1, 8 + 2 t and 9 + 2
+// t.
 GQMM_HD constexpr int place_source(int o, int q)
 {
     return k_of((order)o, (q & 7) >> 1, 4 * (q >> 4) + (q >> 3 & 1) * 2 + (q & 1));
 }
 
-// Lane t of a quad holds word u of what lane u shall have, in v[u]; afterwards what it shall have itself.
+// Lane t of a quad holds word u of what lane u shall have, in v[u]; afterwards what it shall have
+// itself.
 __device__ __forceinline__ void exchange_in_quad(uint32_t (&v)[4], int lane)
 {
 #pragma unroll
@@ -29,8 +31,7 @@ __device__ __forceinline__ void exchange_in_quad(uint32_t (&v)[4], int lane)
         for (int i = 0; i < 4; i++)
             if (!(i & b)) {
                 const bool high = lane & b;
-                const uint32_t got =
-                    __shfl_xor_sync(0xffffffffu, high ? v[i] : v[i | b], b);
+                const uint32_t got = __shfl_xor_sync(0xffffffffu, high ? v[i] : v[i | b], b);
                 if (high)
                     v[i] = got;
                 else
@@ -68,8 +69,8 @@ __global__ void __launch_bounds__(256)
     uint32_t v[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        v[i] = O == NIBBLE ? e[i] | (uint32_t)e[i + 4] << 16
-                           : e[2 * i] | (uint32_t)e[2 * i + 1] << 16;
+        v[i] =
+            O == NIBBLE ? e[i] | (uint32_t)e[i + 4] << 16 : e[2 * i] | (uint32_t)e[2 * i + 1] << 16;
     exchange_in_quad(v, lane);
     if (at < n)
         *(uint4 *)(y + row * k + piece * 32 + 8 * lane) = make_uint4(v[0], v[1], v[2], v[3]);

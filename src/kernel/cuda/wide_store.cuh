@@ -50,9 +50,8 @@ __device__ __forceinline__ void write(uint8_t *y, const uint32_t (&v)[WORDS], in
         if (WORDS % 4 == 0) {
 #pragma unroll
             for (int i = 0; i < WORDS / 4; i++)
-                ((uint4 *)y)[i] =
-                    make_uint4(v[4 * i % WORDS], v[(4 * i + 1) % WORDS], v[(4 * i + 2) % WORDS],
-                               v[(4 * i + 3) % WORDS]);
+                ((uint4 *)y)[i] = make_uint4(v[4 * i % WORDS], v[(4 * i + 1) % WORDS],
+                                             v[(4 * i + 2) % WORDS], v[(4 * i + 3) % WORDS]);
         } else if (WORDS == 2) {
             *(uint2 *)y = make_uint2(v[0], v[1 % WORDS]);
         } else {
@@ -77,8 +76,8 @@ __device__ __forceinline__ void store_as(const float (&acc)[2][S::N / 2], const 
 {
     constexpr int parts = TWO ? S::MT : 2 * S::MT, size = TYPE == GQMM_F32 ? 4 : 2;
     constexpr int words = parts * size / 2;
-    const int64_t first = (int64_t)row_block * (TWO ? S::ROWS / 2 : S::ROWS) +
-                          2 * parts * (4 * warp + (lane & 3));
+    const int64_t first =
+        (int64_t)row_block * (TWO ? S::ROWS / 2 : S::ROWS) + 2 * parts * (4 * warp + (lane & 3));
     const int64_t n = a.p.n - first;
 #pragma unroll
     for (int j = 0; j < S::N / 8; j++)

@@ -49,9 +49,10 @@ static size_t text(int32_t index, char *out, size_t size)
                             driver % 1000 / 10);
 }
 
-static int needed(int32_t isa)
+/* sm_90's path is that chip's own; the other runs on all from sm_80 on. */
+static bool serves(int32_t isa, int capability)
 {
-    return isa == GQMM_ISA_SM90 ? 90 : 80;
+    return isa == GQMM_ISA_SM90 ? capability == 90 : isa == GQMM_ISA_SM80 && capability >= 80;
 }
 
 static bool runs(int32_t isa)
@@ -61,7 +62,7 @@ static bool runs(int32_t isa)
     for (int32_t i = 0; isa >= GQMM_ISA_SM80 && i < count(); i++)
         any = any || (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i) == 0 &&
                       cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, i) == 0 &&
-                      major * 10 + minor >= needed(isa));
+                      serves(isa, major * 10 + minor));
     return any;
 }
 
@@ -70,14 +71,17 @@ static gqmm_status choose_path(gqmm_context *ctx, const struct cudaDeviceProp *d
 {
     gqmm_cuda_state *s = gqmm_cuda_of(ctx);
     const int have = d->major * 10 + d->minor;
-    ctx->max_isa = isa ? gqmm_isa_by_name(isa) : have >= 90 ? GQMM_ISA_SM90 : GQMM_ISA_SM80;
-    s->path = needed(ctx->max_isa);
+    const int best = gqmm_cuda_best_path();
+    ctx->max_isa = isa                      ? gqmm_isa_by_name(isa)
+                   : best == GQMM_CUDA_SM90 ? GQMM_ISA_SM90
+                                            : GQMM_ISA_SM80;
+    s->path = ctx->max_isa == GQMM_ISA_SM90 ? GQMM_CUDA_SM90 : GQMM_CUDA_SM80;
     if (ctx->max_isa != GQMM_ISA_SM90 && ctx->max_isa != GQMM_ISA_SM80)
         return gqmm_fail(err, GQMM_E_ARG, 0, "isa \"%s\" is none of a CUDA device (sm_80, sm_90)",
                          isa);
-    if (have < s->path)
-        return gqmm_fail(err, GQMM_E_UNSUPPORTED, 0, "%s is sm_%d, expected sm_%d or later",
-                         d->name, have, s->path);
+    if (!serves(ctx->max_isa, have) || best < s->path)
+        return gqmm_fail(err, GQMM_E_UNSUPPORTED, 0, "%s is sm_%d: this build has no %s for it",
+                         d->name, have, gqmm_isa_name(ctx->max_isa));
     return GQMM_OK;
 }
 
@@ -229,7 +233,7 @@ gqmm_status gqmm_cuda_check_pointer(const char *name, const void *p, gqmm_error 
 /* ---- weights */
 
 #undef GQMM_CUDA_FAMILY
-#define GQMM_CUDA_FAMILY(name) &gqmm_##name##_cuda,
+#define GQMM_CUDA_FAMILY(name, wide) &gqmm_##name##_cuda,
 static const gqmm_cuda_family *const families[] = {
 #include "kernel/cuda_families.def"
 };

@@ -49,6 +49,8 @@ typedef struct gqmm_cuda_call {
 void gqmm_cuda_plan_call(const gqmm_context *ctx, gqmm_cuda_call *c);
 /* Takes the memory of a sorted call's list. */
 void gqmm_cuda_take_list(gqmm_cuda_call *c, gqmm_layout *l);
+/* Takes the memory in which a wide call brings x into its order. */
+void gqmm_cuda_take_ordered(gqmm_cuda_call *c, gqmm_layout *l);
 gqmm_status gqmm_cuda_sort_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_error *err);
 gqmm_status gqmm_cuda_run_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_error *err);
 

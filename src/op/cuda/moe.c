@@ -114,11 +114,15 @@ static void plan_ffn(plan *m, ffn *f, const gqmm_ffn *w, bool routed)
     gqmm_cuda_plan_call(m->ctx, &f->up);
     gqmm_cuda_plan_call(m->ctx, &f->down);
     /* One list, so one size of tile, serves all three. */
-    f->gate.narrow = !(f->gate.wide && f->up.wide && f->down.wide);
+    f->gate.narrow = !(f->fused && f->gate.wide && f->down.wide);
     f->up.narrow = f->down.narrow = f->gate.narrow;
     gqmm_cuda_plan_call(m->ctx, &f->gate);
     gqmm_cuda_plan_call(m->ctx, &f->up);
     gqmm_cuda_plan_call(m->ctx, &f->down);
+    if (f->gate.wide) { /* h is written in the order that down wants */
+        f->gate.p.y_order = f->down.p.x_order = f->down.family->wide_order;
+        f->down.p.list.tile_columns = f->gate.p.list.tile_columns;
+    }
 }
 
 static void take_ffn(plan *m, ffn *f, const gqmm_ffn *w, gqmm_layout *l)
@@ -132,6 +136,7 @@ static void take_ffn(plan *m, ffn *f, const gqmm_ffn *w, gqmm_layout *l)
     f->parts[1] = gqmm_take(l, f->fused ? 0 : h, sizeof(float));
     f->y = gqmm_take(l, m->summed && f == &m->routed ? 0 : y, gqmm_type_size(m->pairs_type));
     gqmm_cuda_take_list(&f->gate, l);
+    gqmm_cuda_take_ordered(&f->gate, l);
     f->down.p.list = f->up.p.list = f->gate.p.list;
     f->down.scratch = f->up.scratch = f->gate.scratch;
     f->gate.p.y = f->fused ? f->h : (void *)f->parts[0];

@@ -7,35 +7,43 @@
 
 enum {
     MOST_UNSORTED = 128, /* pairs among which a block still finds its own columns */
-    WIDE_FROM = 16       /* columns per expert from which wide tiles pay */
+    WIDE_FROM = 6,       /* mean columns of an expert from which wide tiles pay */
+    WIDE_FROM_DENSE = 24 /* the same of a single matrix */
 };
 
-/* Columns of a tile, by sizes that the host knows: the mean of an expert, with room for the uneven.
- */
-static int32_t tile_columns(const gqmm_cuda_call *c, int64_t columns)
+/* Columns of a tile, by sizes that the host knows. */
+static int32_t tile_columns(const gqmm_cuda_call *c, double mean)
 {
-    const int64_t experts = c->by_id || c->p.expert < 0 ? c->p.w.n_experts : 1;
-    const int64_t mean = (columns + experts - 1) / experts;
     if (!c->transpose)
         return 8;
-    if (!c->wide)
-        return c->p.x_type != GQMM_BF16 ? 16 : mean > 4 ? 32 : 8;
-    return mean > 96 ? 128 : mean > 40 ? 64 : mean > 20 ? 32 : 16;
+    if (c->wide)
+        return c->family->wide_columns(mean);
+    return c->p.x_type != GQMM_BF16 ? 16 : mean > 4 ? 32 : 8;
 }
 
-static bool is_wide(const gqmm_context *ctx, const gqmm_cuda_call *c, int64_t columns)
+/* By sizes and the alignment of weights, not by where data lies: a size query decides the same. */
+static bool is_wide(const gqmm_context *ctx, const gqmm_cuda_call *c, int64_t experts, double mean)
 {
-    const int64_t experts = c->by_id || c->p.expert < 0 ? c->p.w.n_experts : 1;
-    return c->transpose && !c->narrow && c->family->wide &&
-           gqmm_cuda_of(ctx)->path == GQMM_CUDA_SM90 && c->p.x_type == GQMM_BF16 &&
-           columns >= experts * WIDE_FROM;
+    static uint8_t somewhere[16];
+    gqmm_cuda_product p = c->p;
+    if (!c->transpose || c->narrow || !c->family->wide ||
+        gqmm_cuda_of(ctx)->path != GQMM_CUDA_SM90 || p.x_type != GQMM_BF16 ||
+        mean < (experts > 1 ? WIDE_FROM : WIDE_FROM_DENSE))
+        return false;
+    p.x_order = 0;
+    p.x_ordered = somewhere;
+    p.list.tiles = (gqmm_cuda_tile *)(void *)somewhere;
+    p.list.tile_columns = c->family->wide_columns(mean);
+    return c->family->wide_fits(&p);
 }
 
 void gqmm_cuda_plan_call(const gqmm_context *ctx, gqmm_cuda_call *c)
 {
     const int64_t columns = c->p.n_pairs * c->p.m;
-    c->wide = is_wide(ctx, c, columns);
-    c->p.list.tile_columns = tile_columns(c, columns);
+    const int64_t experts = c->by_id || c->p.expert < 0 ? c->p.w.n_experts : 1;
+    const double mean = (double)columns / (double)experts;
+    c->wide = is_wide(ctx, c, experts, mean);
+    c->p.list.tile_columns = tile_columns(c, mean);
     c->sorted = c->wide || (c->by_id && c->p.m == 1 && c->p.n_pairs > MOST_UNSORTED);
 }
 
@@ -51,6 +59,16 @@ void gqmm_cuda_take_list(gqmm_cuda_call *c, gqmm_layout *l)
     list->n_tiles = gqmm_take(l, 1, sizeof *list->n_tiles);
     list->first = gqmm_take(l, experts + 2, sizeof *list->first);
     c->scratch = gqmm_take(l, (int64_t)gqmm_cuda_sort_scratch(pairs, c->p.w.n_experts), 1);
+}
+
+void gqmm_cuda_take_ordered(gqmm_cuda_call *c, gqmm_layout *l)
+{
+    int64_t rows = 0, numbers = 0;
+    if (!c->wide || c->p.x_order)
+        return;
+    l->overflow =
+        l->overflow || !gqmm_mul(&rows, c->p.n_x, c->p.m) || !gqmm_mul(&numbers, rows, c->p.k);
+    c->p.x_ordered = gqmm_take(l, numbers, sizeof(uint16_t));
 }
 
 gqmm_status gqmm_cuda_sort_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_error *err)
@@ -83,6 +101,7 @@ gqmm_status gqmm_cuda_run_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_
 static void take_gather(void *arg, gqmm_layout *l)
 {
     gqmm_cuda_take_list(arg, l);
+    gqmm_cuda_take_ordered(arg, l);
 }
 
 gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t n, int64_t k,
