@@ -153,8 +153,8 @@ static void take_all(void *arg, gqmm_layout *l)
     l->overflow = l->overflow || !gqmm_mul(&logits, s->d.router ? s->n_tokens : 0, s->n_experts);
     m->logits = gqmm_take(l, logits, sizeof *m->logits);
     m->dot = gqmm_take(l, s->d.shared_scale ? s->n_tokens : 0, sizeof *m->dot);
-    m->ids = gqmm_take(l, s->d.ids ? 0 : s->n_pairs, sizeof *m->ids);
-    m->weights = gqmm_take(l, s->d.weights ? 0 : s->n_pairs, sizeof *m->weights);
+    m->ids = gqmm_take(l, s->n_pairs, sizeof *m->ids);
+    m->weights = gqmm_take(l, s->n_pairs, sizeof *m->weights);
     m->ids = s->d.ids ? s->d.ids : m->ids;
     m->weights = s->d.weights ? s->d.weights : m->weights;
     take_ffn(m, &m->routed, &s->routed, l);
