@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-# The CUDA room: GQMM_CUDA = auto (where nvcc is), ON, OFF. GQMM_CUDA_ARCHS: what is compiled;
+# The CUDA room: GQMM_CUDA = OFF, ON, or auto (where nvcc is). GQMM_CUDA_ARCHS: what is compiled;
 # 80 and 90a are the two paths, a release adds the others (target architectures in README).
-set(GQMM_CUDA auto CACHE STRING "auto, ON or OFF")
+set(GQMM_CUDA OFF CACHE STRING "auto, ON or OFF")
 set(GQMM_CUDA_ARCHS "80;90a" CACHE STRING "CUDA architectures; the first also as PTX")
 
 set(gqmm_with_cuda OFF)
@@ -23,7 +23,7 @@ endif()
 set(CMAKE_CUDA_ARCHITECTURES OFF)
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
-set(gqmm_cuda_libs "-L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -lrt -ldl")
+set(gqmm_cuda_libs "-L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -lstdc++ -lrt -ldl")
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)

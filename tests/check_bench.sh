@@ -90,7 +90,7 @@ refuses "unknown format" 2 "there is no format 'q9_z'" "$gqmm" bench moe --forma
 refuses "rows that do not fit" 1 "no multiple of the block of q4_k" \
     "$gqmm" bench qmm "${quick[@]}" --format q4_k --tokens 1 --json
 refuses "unknown ISA" 2 "--isa 'sse9' is none" "$gqmm" bench moe "${quick[@]}" --isa sse9
-refuses "unknown device" 1 "no device of this name" \
+refuses "unknown device" 1 "unknown; gqmm_device_at() lists" \
     "$gqmm" bench moe "${quick[@]}" --format q8_0 --tokens 1 --device nowhere
 if "$gqmm" info | grep -q 'cuda:0'; then
     for op in moe qmm gather embed dequantize quantize; do

@@ -3,7 +3,8 @@
 # run.sh [LABEL=BUILD:MODE...]: runs the tests of each build and ends with the one line
 #     N passed, N failed, N skipped
 # MODE is full (programs and scripts), quick (programs with --quick, scripts that run a build's
-# command), threads (the programs that use threads, quick), skip:REASON or broken:REASON.
+# command), threads (the programs that use threads, quick), cuda (check_cuda and the decoders' test),
+# skip:REASON or broken:REASON.
 # Default: all=build:full. Environment: ONLY=PATTERN (names), V=1 (passing lines too), JOBS,
 # GQMM_TEST_TIMEOUT (seconds for one program, 400).
 #
@@ -135,6 +136,10 @@ suite() { # LABEL BUILD MODE REASON
     threads)
         wrap=${RUN_STILL:-}
         programs "$1" "$2" "$thread_programs"
+        ;;
+    cuda)
+        programs "$1" "$2" check_cuda
+        queue "$1" "$2" check_cuda_decode "$2/tests/test_decode"
         ;;
     skip) note "$1" build "skip build $1: $4" ;;
     broken) note "$1" build "FAIL build $1: $4" ;;

@@ -1,11 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # check.sh BUILD: builds the tree in every way it must hold and hands the builds to tests/run.sh.
-#   BUILD                gcc -O2      everything, with CUDA where nvcc is installed
+#   BUILD                gcc -O2      everything
 #   BUILD/check/tsan     TSan         the programs that use threads
 #   BUILD/check/gcc-O0   gcc -O0      quick
 #   BUILD/check/clang-O2 clang -O2    quick
 #   BUILD/check/asan     ASan, UBSan  quick
+#   BUILD/check/cuda     nvcc         compiled for both paths; what of it runs without a GPU
 set -eu
 unset MAKEFLAGS MFLAGS MAKELEVEL
 
@@ -59,8 +60,6 @@ fi
 target='all checks'
 add gcc-O2 "$build" full "$compiler" -DGQMM_WERROR=ON
 target=checks
-# The CUDA kernels are compiled once, with the first build.
-once=-DGQMM_CUDA=OFF
 # Without address randomisation: TSan's shadow does not fit every kernel's layout.
 still="setarch $(uname -m) -R"
 if ! $still true >/dev/null 2>&1; then
@@ -68,25 +67,32 @@ if ! $still true >/dev/null 2>&1; then
 fi
 if works "$gcc" thread "$still"; then
     add tsan "$build/check/tsan" threads "$gcc" -DCMAKE_BUILD_TYPE=Debug \
-        -DGQMM_SANITIZE=thread -DCMAKE_C_FLAGS_DEBUG="-O1 -g1" $once
+        -DGQMM_SANITIZE=thread -DCMAKE_C_FLAGS_DEBUG="-O1 -g1"
 else
     skip tsan "a program with TSan does not run here"
 fi
 
 add gcc-O0 "$build/check/gcc-O0" quick "$gcc" -DGQMM_WERROR=ON -DCMAKE_BUILD_TYPE=Debug \
-    -DCMAKE_C_FLAGS_DEBUG="-O0 -g" $once
+    -DCMAKE_C_FLAGS_DEBUG="-O0 -g"
 if command -v clang >/dev/null; then
-    add clang-O2 "$build/check/clang-O2" quick clang -DGQMM_WERROR=ON $once
+    add clang-O2 "$build/check/clang-O2" quick clang -DGQMM_WERROR=ON
 else
     skip clang-O2 "clang is not installed"
 fi
 
-asan="-DCMAKE_BUILD_TYPE=Debug -DGQMM_SANITIZE=address $once"
+asan="-DCMAKE_BUILD_TYPE=Debug -DGQMM_SANITIZE=address"
 if works "$gcc" address,undefined; then
     # shellcheck disable=SC2086  # options without spaces
     add asan "$build/check/asan" quick "$gcc" $asan -DCMAKE_C_FLAGS_DEBUG="-O1 -g1"
 else
     skip asan "a program with ASan and UBSan does not run here"
+fi
+
+if command -v nvcc >/dev/null; then
+    target='gqmm check_cuda test_decode'
+    add cuda "$build/check/cuda" cuda "$gcc" -DGQMM_CUDA=ON -DGQMM_MODEL=OFF
+else
+    skip cuda "nvcc is not installed"
 fi
 
 wait "$python" || true

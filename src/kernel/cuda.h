@@ -126,7 +126,8 @@ typedef struct gqmm_cuda_family {
     bool (*sum_fits)(const gqmm_cuda_sum *c);
 
     /* The product in tiles of many columns with wgmma, bf16 activations only, sm_90; weights are
-     * rounded once to bf16. Needs p->list. wide_fits: bf16, a list, whole pieces of k, aligned rows. */
+     * rounded once to bf16. Needs p->list. wide_fits: bf16, a list, whole pieces of k, aligned
+     * rows. */
     int (*wide)(const gqmm_cuda_product *p, gqmm_stream s);
     bool (*wide_fits)(const gqmm_cuda_product *p);
     int (*wide_columns)(double mean); /* of a tile, for experts of `mean` columns */
@@ -184,8 +185,8 @@ typedef struct gqmm_cuda_combine {
 } gqmm_cuda_combine;
 int gqmm_cuda_add_up(const gqmm_cuda_combine *c, int path, gqmm_stream s);
 
-/* The better path that the present device has code for: SM90's is the chip's own, so neither a later
- * device nor a build without it takes it. */
+/* The better path that the present device has code for: SM90's is the chip's own, so neither a
+ * later device nor a build without it takes it. */
 int32_t gqmm_cuda_best_path(void);
 
 /* h[i] = silu(gate[i]) * up[i], for weights whose gate and up differ in format. */

@@ -22,16 +22,9 @@
 typedef DECODER(GQMM_FAMILY) decoder;
 
 extern "C" const gqmm_cuda_family OBJECT(GQMM_FAMILY) = {
-    TEXT(GQMM_FAMILY),
-    gqmm::product<decoder>,
-    gqmm::product_n<decoder>,
-    gqmm::rows<decoder>,
-    gqmm::sum<decoder>,
-    gqmm::sum_fits<decoder>,
+    TEXT(GQMM_FAMILY),   gqmm::product<decoder>,   gqmm::product_n<decoder>, gqmm::rows<decoder>,
+    gqmm::sum<decoder>,  gqmm::sum_fits<decoder>,
 #if GQMM_WIDE
-    gqmm::wide<decoder>,
-    gqmm::wide_fits<decoder>,
-    gqmm::wide_columns,
-    1 + decoder::in_order,
+    gqmm::wide<decoder>, gqmm::wide_fits<decoder>, gqmm::wide_columns,       1 + decoder::in_order,
 #endif
 };

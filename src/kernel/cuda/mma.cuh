@@ -13,7 +13,7 @@ __device__ __forceinline__ uint32_t shared_address(const void *p)
     return (uint32_t)__cvta_generic_to_shared(p);
 }
 
-// 16 bytes from global to shared memory, of which `valid` are read and the rest become zero.
+// 16 bytes from global to shared memory.
 __device__ __forceinline__ void copy_16(void *to, const void *from, int valid)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),

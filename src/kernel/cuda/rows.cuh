@@ -53,7 +53,8 @@ struct any_rows {
 
 // A warp takes one step of 16 rows of the output.
 template <class D>
-__global__ void __launch_bounds__(ROW_WARPS * 32) rows_kernel(const __grid_constant__ gqmm_cuda_rows r)
+__global__ void __launch_bounds__(ROW_WARPS * 32)
+    rows_kernel(const __grid_constant__ gqmm_cuda_rows r)
 {
     __shared__ __align__(128) uint8_t shared[ROW_WARPS][ROWS * row_pitch<D>()];
     __shared__ int64_t ids[ROW_WARPS][ROWS];
@@ -115,8 +116,8 @@ template <class D> int rows(const gqmm_cuda_rows *r, gqmm_stream s)
     const int64_t tasks = (r->n + ROWS - 1) / ROWS * steps;
     if (tasks == 0)
         return 0;
-    return launch(rows_kernel<D>, dim3((unsigned)((tasks + ROW_WARPS - 1) / ROW_WARPS)), dim3(ROW_WARPS * 32),
-                  0, s, GQMM_CUDA_SM80, *r);
+    return launch(rows_kernel<D>, dim3((unsigned)((tasks + ROW_WARPS - 1) / ROW_WARPS)),
+                  dim3(ROW_WARPS * 32), 0, s, GQMM_CUDA_SM80, *r);
 }
 
 // y[column, n] = sum over k of W[k, n] x[k]. A block takes one step of n and one column; its warps

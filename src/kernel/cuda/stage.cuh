@@ -131,9 +131,13 @@ template <class D> struct loader {
             if (ROWS * pieces % 32 == 0 || item < ROWS * pieces) {
                 const uint8_t *row = from[i] + (int64_t)s * bytes, *down = down_to_16(row);
                 const int here = valid + (int)(row - down) - at;
-                const int n = here < 0 ? 0 : here < 16 ? here : 16;
-                // Where nothing is read the address still has to be a good one.
-                copy_16(to + r * row_pitch<D>() + at, n ? down + at : down, n);
+                uint8_t *out = to + r * row_pitch<D>() + at;
+                // Nothing behind the row is touched, not even by a copy that would drop it.
+                if (here >= 16)
+                    copy_16(out, down + at, 16);
+                else
+                    for (int j = 0; j < 16; j++)
+                        out[j] = j < here ? down[at + j] : 0;
             }
         }
     }
@@ -158,9 +162,11 @@ template <class D> struct loader {
         to += (lane & 15) * row_pitch<D>() + code_pitch<D>() + (plane - 1) * scale_pitch<D>();
         if (aligned && n % 4 == 0) {
             for (int at = (lane >> 4) * 4; at < n; at += 8) {
-                const int64_t here = left - at;
-                const int valid = here < 0 ? 0 : here < 4 ? (int)here : 4;
-                copy_4(to + at, valid ? row + at : row, valid);
+                if (left - at >= 4)
+                    copy_4(to + at, row + at, 4);
+                else
+                    for (int j = 0; j < 4; j++)
+                        to[at + j] = at + j < left ? row[at + j] : 0;
             }
             return;
         }
