@@ -326,7 +326,7 @@ struct family_checks {
 };
 
 #undef GQMM_CUDA_FAMILY
-#define GQMM_CUDA_FAMILY(name) \
+#define GQMM_CUDA_FAMILY(name, wide) \
     {#name, \
      check_constants<dec_##name>, \
      {check_host<dec_##name, false>, check_host<dec_##name, true>}, \
