@@ -17,9 +17,6 @@ template <int NC> struct column_set {
     int64_t y_at[NC];
 };
 
-// Without a list: the most pairs that a block looks through for others of its expert.
-constexpr int64_t MOST_UNSORTED = 128;
-
 __device__ __forceinline__ void tell(const gqmm_cuda_product &p, uint32_t fault)
 {
     if (p.fault)
