@@ -82,11 +82,13 @@ static void iq4_xs_pack(panel *to, tile *t, int64_t k, int n)
     }
 }
 
+enum { E2M1_SHIFT = 16 }; /* codes are -12 .. 12; a power of two, see weights4() */
+
 INLINE vec e2m1_table(void)
 {
     int8_t values[16];
     for (int i = 0; i < 16; i++)
-        values[i] = (int8_t)(gqmm_e2m1_doubled(i) + 12);
+        values[i] = (int8_t)(gqmm_e2m1_doubled(i) + E2M1_SHIFT);
     return table(values);
 }
 

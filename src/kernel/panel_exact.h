@@ -19,21 +19,21 @@ typedef struct meaning {
     bool has_offset, is_signed;
 } meaning;
 
-/* Weights k .. k + 3 of the rows in a vector of the panel: scale * q, then + offset. Without a
- * sign, an offset's codes have no shift. */
+/* Weights k .. k + 3 of the rows in a vector of the panel, by one multiply-add each: scale * q +
+ * offset, where a format without offsets takes the shift of its codes away as one. Shifts are
+ * powers of two or 0: times the scale they are exact, and a code of zero gives zero. */
 INLINE void weights4(fvec w[4], const panel *p, int k, int v, meaning is)
 {
     const int piece = is.piece == 16 ? k / 16 : k / 32; /* no division by a variable */
     const vec q = load(p->q[k / 4] + v);
     const fvec scale = f_load(p->scale[piece] + v);
+    const fvec offset =
+        is.has_offset ? f_load(p->offset[piece] + v) : f_mul(scale, f_set((float)-is.shift));
     UNROLL(4)
-    for (int j = 0; j < 4; j++) {
-        w[j] = f_mul(scale, is.is_signed    ? code_at(q, j, is.shift, true)
-                            : is.has_offset ? byte_at(q, j)
-                                            : code_at(q, j, is.shift, false));
-        if (is.has_offset)
-            w[j] = f_add(w[j], f_load(p->offset[piece] + v));
-    }
+    for (int j = 0; j < 4; j++)
+        w[j] = !is.is_signed   ? f_fma(scale, byte_at(q, j), offset)
+               : is.has_offset ? f_fma(scale, code_at(q, j, is.shift, true), offset)
+                               : f_mul(scale, code_at(q, j, is.shift, true));
 }
 
 INLINE void widen(float (*to)[ROWS], const panel *p, int k, int n, const meaning is)

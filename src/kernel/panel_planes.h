@@ -14,15 +14,27 @@ INLINE fvec scales_at(const uint8_t *const *row, int64_t group, int type)
     return type == GQMM_F16 ? halves_at(row, 2 * group) : bf16_at(row, 2 * group);
 }
 
-/* The numbers of the groups in [k, k + n); each serves its pieces of 32. */
+INLINE void store_pieces(float (*to)[ROWS], int h, int j, int group, fvec v)
+{
+    for (int i = j; i < j + group; i += 32)
+        f_store(to[i / 32] + h, v);
+}
+
+/* The numbers of the groups in [k, k + n); each serves its pieces of 32. Two of 16 bits are loaded
+ * at once. */
 INLINE void pack_groups(float (*to)[ROWS], int h, const uint8_t *const *row, int64_t k, int n,
                         int group, int type)
 {
-    for (int j = 0; j < n; j += group) {
-        const fvec v = scales_at(row, (k + j) / group, type);
-        for (int i = j; i < j + group; i += 32)
-            f_store(to[i / 32] + h, v);
+    int j = 0;
+    for (; type != GQMM_F32 && j + 2 * group <= n; j += 2 * group) {
+        const vec two = dwords_at(row, (k + j) / group * 2);
+        const bool half = type == GQMM_F16;
+        store_pieces(to, h, j, group, half ? low_halves(two) : f_or(f_set(0.0f), shift32(two, 16)));
+        store_pieces(to, h, j + group, group,
+                     half ? high_halves(two) : f_or(f_set(0.0f), masked32(two, -65536)));
     }
+    for (; j < n; j += group)
+        store_pieces(to, h, j, group, scales_at(row, (k + j) / group, type));
 }
 
 /* Nibbles in order from k on. */
@@ -137,10 +149,7 @@ static void int4_pack(panel *to, tile *t, int64_t k, int n)
 
 static void mlx_mxfp4_pack(panel *to, tile *t, int64_t k, int n)
 {
-    int8_t values[16];
-    for (int i = 0; i < 16; i++)
-        values[i] = (int8_t)(gqmm_e2m1_doubled(i) + 12);
-    const vec map = table(values);
+    const vec map = e2m1_table();
     for (int h = 0; h < ROWS; h += LANES) {
         for (int j = 0; j < n; j += 32) {
             f_store(to->scale[j / 32] + h,
@@ -153,14 +162,11 @@ static void mlx_mxfp4_pack(panel *to, tile *t, int64_t k, int n)
 /* Blocks of 16: a row may end in half of 32 codes, or in less than 16 scales. */
 static void mlx_nvfp4_pack(panel *to, tile *t, int64_t k, int n)
 {
-    int8_t values[16];
     if (n != STEP) {
-        generic_pack(to, t, k, n, 12, gqmm_unpack_mlx_nvfp4);
+        generic_pack(to, t, k, n, E2M1_SHIFT, gqmm_unpack_mlx_nvfp4);
         return;
     }
-    for (int i = 0; i < 16; i++)
-        values[i] = (int8_t)(gqmm_e2m1_doubled(i) + 12);
-    const vec map = table(values);
+    const vec map = e2m1_table();
     const fvec global = f_set(t->w->global);
     for (int h = 0; h < ROWS; h += LANES) {
         vec s[4];

@@ -176,8 +176,9 @@ INLINE vec spread_bits(vec v, int i)
 /* Byte j of each dword. */
 INLINE fvec byte_at(vec v, int j)
 {
-    const vec b = _mm256_srli_epi32(v, 8 * j);
-    return _mm256_cvtepi32_ps(j == 3 ? b : _mm256_and_si256(b, _mm256_set1_epi32(255)));
+    const vec index = _mm256_broadcastsi128_si256(_mm_set_epi32(
+        (int)0x8080800cu + j, (int)0x80808008u + j, (int)0x80808004u + j, (int)0x80808000u + j));
+    return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(v, index));
 }
 
 INLINE fvec signed_byte_at(vec v, int j)
@@ -188,12 +189,7 @@ INLINE fvec signed_byte_at(vec v, int j)
 /* Byte j, with a sign or without, less the shift. */
 INLINE fvec code_at(vec v, int j, int shift, bool is_signed)
 {
-    vec b;
-    if (is_signed)
-        b = _mm256_srai_epi32(_mm256_slli_epi32(v, 24 - 8 * j), 24);
-    else
-        b = _mm256_and_si256(_mm256_srli_epi32(v, 8 * j), _mm256_set1_epi32(255));
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(b, _mm256_set1_epi32(shift)));
+    return f_add(is_signed ? signed_byte_at(v, j) : byte_at(v, j), f_set((float)-shift));
 }
 
 /* LANES bytes, each to a dword. */

@@ -177,8 +177,9 @@ INLINE vec spread_bits(vec v, int i)
 /* Byte j of each dword. */
 INLINE fvec byte_at(vec v, int j)
 {
-    const vec b = _mm512_srli_epi32(v, (unsigned)(8 * j));
-    return _mm512_cvtepi32_ps(j == 3 ? b : _mm512_and_si512(b, _mm512_set1_epi32(255)));
+    const vec index = _mm512_broadcast_i32x4(_mm_set_epi32(
+        (int)0x8080800cu + j, (int)0x80808008u + j, (int)0x80808004u + j, (int)0x80808000u + j));
+    return _mm512_cvtepi32_ps(_mm512_shuffle_epi8(v, index));
 }
 
 INLINE fvec signed_byte_at(vec v, int j)
@@ -189,10 +190,8 @@ INLINE fvec signed_byte_at(vec v, int j)
 /* Byte j less the shift; bytes of this room's panels have no sign. */
 INLINE fvec code_at(vec v, int j, int shift, bool is_signed)
 {
-    const vec b = _mm512_srli_epi32(v, (unsigned)(8 * j));
     (void)is_signed;
-    return _mm512_cvtepi32_ps(_mm512_sub_epi32(
-        j == 3 ? b : _mm512_and_si512(b, _mm512_set1_epi32(255)), _mm512_set1_epi32(shift)));
+    return f_add(byte_at(v, j), f_set((float)-shift));
 }
 
 /* LANES bytes, each to a dword. */
