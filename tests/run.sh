@@ -3,7 +3,7 @@
 # run.sh [LABEL=BUILD:MODE...]: runs the tests of each build and ends with the one line
 #     N passed, N failed, N skipped
 # MODE is full (programs and scripts), quick (programs with --quick, scripts that run a build's
-# command), threads (the programs that use threads, quick), cuda (check_cuda and the decoders' test),
+# command), threads (the programs that use threads, quick), cuda (check_cuda and what of tests/cuda needs no GPU),
 # skip:REASON or broken:REASON.
 # Default: all=build:full. Environment: ONLY=PATTERN (names), V=1 (passing lines too), JOBS,
 # GQMM_TEST_TIMEOUT (seconds for one program, 400).
@@ -140,6 +140,7 @@ suite() { # LABEL BUILD MODE REASON
     cuda)
         programs "$1" "$2" check_cuda
         queue "$1" "$2" check_cuda_decode "$2/tests/test_decode"
+        queue "$1" "$2" check_driver.sh sh tests/cuda/check_driver.sh
         ;;
     skip) note "$1" build "skip build $1: $4" ;;
     broken) note "$1" build "FAIL build $1: $4" ;;

@@ -13,7 +13,7 @@ enum { N_KINDS = sizeof kinds / sizeof *kinds };
 static const gqmm_device_ops *const *const kinds = NULL;
 enum { N_KINDS = 0 };
 #endif
-enum { MAX_DEVICES = 64 };
+enum { MAX_DEVICES = 8 }; /* that have a name below */
 
 bool gqmm_device_by_name(const char *name, const gqmm_device_ops **ops, int32_t *index)
 {
@@ -43,11 +43,11 @@ int32_t gqmm_isa_available(const char *isa)
 
 const char *gqmm_device_at(int32_t i)
 {
-    static const char *const cuda[] = {"cuda:0", "cuda:1", "cuda:2", "cuda:3",
-                                       "cuda:4", "cuda:5", "cuda:6", "cuda:7"};
+    static const char *const cuda[MAX_DEVICES] = {"cuda:0", "cuda:1", "cuda:2", "cuda:3",
+                                                  "cuda:4", "cuda:5", "cuda:6", "cuda:7"};
     if (i == 0)
         return "cpu";
-    return i > 0 && i <= 8 && N_KINDS > 0 && i <= kinds[0]->count() ? cuda[i - 1] : NULL;
+    return i > 0 && i <= MAX_DEVICES && N_KINDS > 0 && i <= kinds[0]->count() ? cuda[i - 1] : NULL;
 }
 
 size_t gqmm_device_text(const char *device, char *text, size_t size)

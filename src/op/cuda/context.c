@@ -15,6 +15,21 @@ gqmm_status gqmm_cuda_status(int error, const char *what, gqmm_error *err)
                      "%s: CUDA says %s", what, cudaGetErrorString((cudaError_t)error));
 }
 
+/* The caller's present device, with the context's in its place until leave(). */
+static int enter(const gqmm_context *ctx)
+{
+    int was = ctx->device_index;
+    if (cudaGetDevice(&was) == cudaSuccess && was != ctx->device_index)
+        (void)cudaSetDevice(ctx->device_index);
+    return was;
+}
+
+static void leave(const gqmm_context *ctx, int was)
+{
+    if (was != ctx->device_index)
+        (void)cudaSetDevice(was);
+}
+
 static int32_t count(void)
 {
     int n = 0;
@@ -25,15 +40,17 @@ static int32_t count(void)
     return n;
 }
 
-/* Why there is no device, in words. */
-static const char *why_none(void)
+/* Why there is no device, in words. Any driver of this build's major version runs it. */
+static size_t why_none(char *out, size_t size)
 {
+    const int needed = CUDART_VERSION / 1000;
     int driver = 0;
     if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
-        return "no CUDA driver on this machine";
-    if (driver < CUDART_VERSION / 1000 * 1000)
-        return "the CUDA driver is older than this build needs";
-    return "no CUDA device on this machine";
+        return (size_t)snprintf(out, size, "no CUDA driver on this machine");
+    if (driver / 1000 < needed)
+        return (size_t)snprintf(out, size, "the CUDA driver is of %d.%d, this build needs %d.0",
+                                driver / 1000, driver % 1000 / 10, needed);
+    return (size_t)snprintf(out, size, "no CUDA device on this machine");
 }
 
 static size_t text(int32_t index, char *out, size_t size)
@@ -41,7 +58,7 @@ static size_t text(int32_t index, char *out, size_t size)
     struct cudaDeviceProp d;
     int driver = 0;
     if (index >= count() || cudaGetDeviceProperties(&d, index) != cudaSuccess)
-        return (size_t)snprintf(out, size, "%s", why_none());
+        return why_none(out, size);
     cudaDriverGetVersion(&driver);
     return (size_t)snprintf(out, size, "%s, sm_%d%d, %d multiprocessors, %.1f GiB, driver %d.%d",
                             d.name, d.major, d.minor, d.multiProcessorCount,
@@ -92,8 +109,7 @@ static gqmm_status open_parts(gqmm_context *ctx, int32_t index, const char *isa,
     struct cudaDeviceProp d;
     void *word = NULL;
     gqmm_status st;
-    if ((st = gqmm_cuda_status(cudaSetDevice(index), "choosing the device", err)) != GQMM_OK ||
-        (st = gqmm_cuda_status(cudaGetDeviceProperties(&d, index), "asking the device", err)) !=
+    if ((st = gqmm_cuda_status(cudaGetDeviceProperties(&d, index), "asking the device", err)) !=
             GQMM_OK ||
         (st = choose_path(ctx, &d, isa, err)) != GQMM_OK ||
         (st = gqmm_cuda_status(cudaHostAlloc(&word, sizeof *s->fault, cudaHostAllocMapped),
@@ -120,12 +136,14 @@ static void close_device(gqmm_context *ctx)
     gqmm_cuda_state *s = gqmm_cuda_of(ctx);
     if (!s)
         return;
+    const int was = enter(ctx);
     if (s->stream)
         cudaStreamSynchronize(s->stream);
     if (s->own_stream)
         cudaStreamDestroy(s->stream);
     cudaFree(s->ticket);
     cudaFreeHost(s->fault);
+    leave(ctx, was);
     gqmm_release(&ctx->memory, s, 1, sizeof *s);
     ctx->device_state = NULL;
 }
@@ -134,14 +152,20 @@ static gqmm_status open_device(gqmm_context *ctx, int32_t index, const char *isa
                                gqmm_error *err)
 {
     const int32_t n = count();
-    if (index >= n)
+    char why[120];
+    if (index >= n) {
+        why_none(why, sizeof why);
         return n ? gqmm_fail(err, GQMM_E_ARG, 0, "device cuda:%d: this machine has %d", index, n)
-                 : gqmm_fail(err, GQMM_E_DEVICE, 0, "%s", why_none());
+                 : gqmm_fail(err, GQMM_E_DEVICE, 0, "%s", why);
+    }
     ctx->device_index = index;
     ctx->device_state = gqmm_alloc(&ctx->memory, 1, sizeof(gqmm_cuda_state));
     if (!ctx->device_state)
         return gqmm_fail(err, GQMM_E_NOMEM, 0, "no memory for a context");
-    return open_parts(ctx, index, isa, stream, err);
+    const int was = enter(ctx);
+    const gqmm_status st = open_parts(ctx, index, isa, stream, err);
+    leave(ctx, was);
+    return st;
 }
 
 static gqmm_status set_stream(gqmm_context *ctx, void *stream, gqmm_error *err)
@@ -149,8 +173,10 @@ static gqmm_status set_stream(gqmm_context *ctx, void *stream, gqmm_error *err)
     gqmm_cuda_state *s = gqmm_cuda_of(ctx);
     (void)err;
     if (s->own_stream) {
+        const int was = enter(ctx);
         cudaStreamSynchronize(s->stream);
         cudaStreamDestroy(s->stream);
+        leave(ctx, was);
         s->own_stream = false;
     }
     s->stream = stream;
@@ -178,15 +204,18 @@ static gqmm_status fault(gqmm_context *ctx, gqmm_error *err)
 
 static gqmm_status synchronize(gqmm_context *ctx, gqmm_error *err)
 {
+    const int was = enter(ctx);
     const gqmm_status st =
         gqmm_cuda_status(cudaStreamSynchronize(gqmm_cuda_of(ctx)->stream), "waiting", err);
+    leave(ctx, was);
     return st != GQMM_OK ? st : fault(ctx, err);
 }
 
 static gqmm_status alloc(gqmm_context *ctx, size_t bytes, void **out, gqmm_error *err)
 {
-    (void)ctx;
+    const int was = enter(ctx);
     const cudaError_t e = cudaMalloc(out, bytes ? bytes : 1);
+    leave(ctx, was);
     if (e == cudaErrorMemoryAllocation) {
         (void)cudaGetLastError();
         return gqmm_fail(err, GQMM_E_NOMEM, 0, "the device has no %zu bytes left", bytes);
@@ -196,16 +225,19 @@ static gqmm_status alloc(gqmm_context *ctx, size_t bytes, void **out, gqmm_error
 
 static void release(gqmm_context *ctx, void *memory)
 {
-    (void)ctx;
+    const int was = enter(ctx);
     cudaFree(memory);
+    leave(ctx, was);
 }
 
 static gqmm_status copy(gqmm_context *ctx, void *to, const void *from, size_t bytes,
                         gqmm_error *err)
 {
-    return gqmm_cuda_status(
-        cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, gqmm_cuda_of(ctx)->stream), "copying",
-        err);
+    const int was = enter(ctx);
+    const int error =
+        cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, gqmm_cuda_of(ctx)->stream);
+    leave(ctx, was);
+    return gqmm_cuda_status(error, "copying", err);
 }
 
 /* Memory that the runtime does not know may be reachable all the same (heterogeneous memory), so
@@ -227,6 +259,10 @@ gqmm_status gqmm_cuda_check_pointer(const char *name, const void *p, gqmm_error 
                          "%s is host memory that the device cannot reach; copy it with "
                          "gqmm_device_alloc() and gqmm_device_copy()",
                          name);
+    if (a.type != cudaMemoryTypeUnregistered && !a.devicePointer)
+        return gqmm_fail(err, GQMM_E_ARG, 0,
+                         "%s is memory of cuda:%d, which the context's device cannot reach", name,
+                         a.device);
     return GQMM_OK;
 }
 
@@ -240,7 +276,6 @@ static const gqmm_cuda_family *const families[] = {
 
 static gqmm_status bind_weights(gqmm_context *ctx, gqmm_weights *w, gqmm_error *err)
 {
-    (void)ctx;
     for (size_t i = 0; i < sizeof families / sizeof *families; i++)
         if (strcmp(families[i]->family, w->format->family) == 0)
             w->served_by = families[i];
@@ -250,11 +285,15 @@ static gqmm_status bind_weights(gqmm_context *ctx, gqmm_weights *w, gqmm_error *
     if (w->n_experts > INT32_MAX)
         return gqmm_fail(err, GQMM_E_SHAPE, 0, "more than 2^31 experts");
     gqmm_status st = GQMM_OK;
+    const int was = enter(ctx);
     for (int i = 0; st == GQMM_OK && i < w->format->pub.n_planes; i++)
         st = gqmm_cuda_check_pointer(i == 0   ? "plane 0"
                                      : i == 1 ? "plane 1"
                                               : "plane 2",
                                      w->plane[i], err);
+    if (st == GQMM_OK)
+        st = gqmm_cuda_check_pointer("global_scale", w->global, err);
+    leave(ctx, was);
     return st;
 }
 
@@ -280,22 +319,45 @@ gqmm_cuda_matrix gqmm_cuda_view(const gqmm_weights *w)
     return m;
 }
 
-const gqmm_device_ops gqmm_cuda_ops = {"cuda",
-                                       count,
-                                       text,
-                                       runs,
-                                       open_device,
-                                       close_device,
-                                       set_stream,
-                                       stream_of,
-                                       synchronize,
-                                       fault,
-                                       alloc,
-                                       release,
-                                       copy,
-                                       bind_weights,
-                                       gqmm_gather_on_cuda,
-                                       gqmm_moe_on_cuda,
-                                       gqmm_embed_on_cuda,
-                                       gqmm_dequantize_on_cuda,
-                                       gqmm_quantize_on_cuda};
+/* ---- operations, with the context's device as the present one */
+
+#define ON_DEVICE(call) \
+    do { \
+        const int was = enter(ctx); \
+        const gqmm_status st = call; \
+        leave(ctx, was); \
+        return st; \
+    } while (0)
+
+static gqmm_status gather(gqmm_context *ctx, const gqmm_gather *d, int64_t n, int64_t k, bool run,
+                          size_t *bytes, gqmm_error *err)
+{
+    ON_DEVICE(gqmm_gather_on_cuda(ctx, d, n, k, run, bytes, err));
+}
+
+static gqmm_status moe(gqmm_context *ctx, const struct gqmm_moe_state *s, bool run, size_t *bytes,
+                       gqmm_error *err)
+{
+    ON_DEVICE(gqmm_moe_on_cuda(ctx, s, run, bytes, err));
+}
+
+static gqmm_status embed(gqmm_context *ctx, const gqmm_embed_desc *d, gqmm_error *err)
+{
+    ON_DEVICE(gqmm_embed_on_cuda(ctx, d, err));
+}
+
+static gqmm_status dequantize(gqmm_context *ctx, const gqmm_dequantize_desc *d, gqmm_error *err)
+{
+    ON_DEVICE(gqmm_dequantize_on_cuda(ctx, d, err));
+}
+
+static gqmm_status quantize(gqmm_context *ctx, const gqmm_quantize_desc *d,
+                            const gqmm_format_info *format, gqmm_error *err)
+{
+    ON_DEVICE(gqmm_quantize_on_cuda(ctx, d, format, err));
+}
+
+const gqmm_device_ops gqmm_cuda_ops = {
+    "cuda",    count,       text,  runs,       open_device, close_device, set_stream,
+    stream_of, synchronize, fault, alloc,      release,     copy,         bind_weights,
+    gather,    moe,         embed, dequantize, quantize};
