@@ -30,9 +30,10 @@ double bench_quantile(const double *sorted, int64_t n, double q)
     return i + 1 < n ? sorted[i] + (at - (double)i) * (sorted[i + 1] - sorted[i]) : sorted[i];
 }
 
+/* A device takes int8 for exact. */
 static const char *precision_word(const bench *b)
 {
-    return b->set->machine.precision == GQMM_EXACT ? "exact" : "int8";
+    return b->set->machine.precision == GQMM_EXACT || b->device ? "exact" : "int8";
 }
 
 static const char *routing_word(const bench *b)

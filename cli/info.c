@@ -185,8 +185,12 @@ static json_t *devices_json(void)
     const char *name;
 
     for (int32_t i = 0; (name = gqmm_device_at(i)); i++) {
+        json_t *device = json_pack("{s:s,s:[s]}", "name", name, "precisions", "exact");
         gqmm_device_text(name, text, sizeof text);
-        json_array_append_new(devices, json_pack("{s:s,s:s}", "name", name, "text", text));
+        json_object_set_new(device, "text", json_text(text, strlen(text)));
+        if (i == 0)
+            json_array_append_new(json_object_get(device, "precisions"), json_string("int8"));
+        json_array_append_new(devices, device);
     }
     return devices;
 }
@@ -228,6 +232,8 @@ static void print_devices(void)
         gqmm_device_text(name, text, sizeof text);
         printf("\n               %s: %s", name, text);
     }
+    if (gqmm_device_at(1))
+        printf("\n               (cuda: int8 is served as exact)");
     if (!gqmm_device_at(1)) {
         gqmm_device_text("cuda", text, sizeof text);
         printf(" (cuda: %s)", text);

@@ -90,7 +90,8 @@ enum { GQMM_F32 = 0, GQMM_F16 = 1, GQMM_BF16 = 2 };
  *          inside a block. On Gaussian activations the normalised mean square error against
  *          EXACT stays below 1e-4 for a product and below 5e-4 for gqmm_moe, which rounds
  *          twice. A block that holds a NaN or an infinity gives NaN. Weights of the formats
- *          without integer codes (f32, f16, bf16, mlx_mxfp8) stay float. */
+ *          without integer codes (f32, f16, bf16, mlx_mxfp8) stay float; a CUDA context takes
+ *          INT8 for EXACT. */
 enum { GQMM_EXACT = 0, GQMM_INT8 = 1 };
 
 /* Router scores: softmax over the chosen logits, or a sigmoid of each. */
@@ -206,15 +207,17 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  * call waits, allocates (given a workspace) or uses the default stream, so calls may be captured in
  * a CUDA graph and replayed with other contents of the same buffers. What differs from the CPU:
  *
- * Memory    All pointers of descriptors (planes, global_scale, x, y, ids, weights, workspace ...)
- * are memory that the device can reach; the descriptors themselves are host memory. Ids       lie
- * on the device, so a bad id cannot be refused: its rows become zero, and the next
- *           gqmm_synchronize() or gqmm_context_fault() reports GQMM_E_INDEX once.
- * EXACT     h of gqmm_moe is kept in x_type, and with more than 4096 pairs so is each slot's row of
- * y until the sum. With bf16 activations and many columns per expert, weights are rounded once to
- * bf16 (relative 2^-8 of |scale * q| + |offset|), as MLX and torch do. INT8      is served by the
- * float kernels. Threads   gqmm_enter() and gqmm_parallel_for() are of the CPU; gqmm_repack() too.
- * Bits      The same input gives the same bits, run after run. They differ from the CPU's. */
+ * Memory   All pointers of descriptors (planes, global_scale, x, y, ids, weights, workspace ...)
+ *          are memory that the device can reach, else ARG; descriptors are host memory.
+ * Ids      lie on the device, so a bad one cannot be refused: its rows become zero, and the next
+ *          gqmm_synchronize() or gqmm_context_fault() reports GQMM_E_INDEX once.
+ * EXACT    h of gqmm_moe is kept in x_type, and with more than 4096 pairs so is each slot's row of
+ *          y until the sum. With bf16 activations and many columns per expert, weights are rounded
+ *          once to bf16 (relative 2^-8 of |scale * q| + |offset|), as MLX and torch do.
+ * INT8     is taken and served by the same float kernels: the numbers and the time are EXACT's.
+ * Threads  gqmm_enter() and gqmm_parallel_for() are of the CPU; gqmm_repack() too. The caller's
+ *          current CUDA device is as before after every call.
+ * Bits     The same input gives the same bits, run after run. They differ from the CPU's. */
 
 /* "cpu", "cuda:0", "cuda:1", ... of this machine; NULL past the end. Static storage. */
 GQMM_API const char *gqmm_device_at(int32_t i);

@@ -252,6 +252,7 @@ int64_t attend_scratch(int64_t positions, int32_t n_heads, int32_t head_dim)
 
 void attend(gqmm_context *ctx, const gqmm_attention *op)
 {
+    const on_device here(ctx);
     attention_view v = {};
     v.y = op->y;
     v.q = op->q;

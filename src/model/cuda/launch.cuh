@@ -9,6 +9,9 @@ extern "C" {
 
 #include <cuda_runtime.h>
 
+#include <stdlib.h>
+#include <string.h>
+
 namespace gqmm_model
 {
 
@@ -23,6 +26,29 @@ inline void note(cudaError_t error)
     if (failure == cudaSuccess)
         failure = error;
 }
+
+// The context's device is the present one as long as this lives; then the caller's is again.
+class on_device
+{
+  public:
+    explicit on_device(const gqmm_context *ctx)
+        : is(atoi(gqmm_context_device(ctx) + strlen("cuda:")))
+    {
+        was = is;
+        if (cudaGetDevice(&was) == cudaSuccess && was != is)
+            (void)cudaSetDevice(is);
+    }
+    ~on_device()
+    {
+        if (was != is)
+            (void)cudaSetDevice(was);
+    }
+    on_device(const on_device &) = delete;
+    on_device &operator=(const on_device &) = delete;
+
+  private:
+    int is, was;
+};
 
 inline cudaStream_t stream_of(const gqmm_context *ctx)
 {
@@ -39,6 +65,7 @@ template <class A>
 void launch(gqmm_context *ctx, void (*kernel)(A), dim3 grid, dim3 block, size_t shared,
             const A &arg)
 {
+    const on_device here(ctx);
     cudaLaunchAttribute overlap = {};
     cudaLaunchConfig_t config = {};
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;

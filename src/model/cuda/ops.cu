@@ -6,8 +6,6 @@ extern "C" {
 #include "base/status.h"
 }
 
-#include <string.h>
-
 namespace gqmm_model
 {
 
@@ -199,6 +197,7 @@ gqmm_status finish(gqmm_context *ctx, gqmm_error *err)
 
 void clear(gqmm_context *ctx, void *memory, size_t bytes)
 {
+    const on_device here(ctx);
     note(cudaMemsetAsync(memory, 0, bytes, stream_of(ctx)));
 }
 
@@ -219,12 +218,14 @@ void host_free(void *memory)
 
 gqmm_status record_begin(gqmm_context *ctx, gqmm_error *err)
 {
+    const on_device here(ctx);
     return status_of(cudaStreamBeginCapture(stream_of(ctx), cudaStreamCaptureModeThreadLocal),
                      "beginning a graph", err);
 }
 
 gqmm_status record_end(gqmm_context *ctx, void **recording, gqmm_error *err)
 {
+    const on_device here(ctx);
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t exec = nullptr;
     const cudaError_t ended = cudaStreamEndCapture(stream_of(ctx), &graph);
@@ -242,6 +243,7 @@ gqmm_status record_end(gqmm_context *ctx, void **recording, gqmm_error *err)
 
 gqmm_status replay(gqmm_context *ctx, void *recording, gqmm_error *err)
 {
+    const on_device here(ctx);
     return status_of(cudaGraphLaunch((cudaGraphExec_t)recording, stream_of(ctx)),
                      "starting a graph", err);
 }

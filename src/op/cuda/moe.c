@@ -273,7 +273,8 @@ static gqmm_status check_pointers(const gqmm_moe_desc *d, gqmm_error *err)
     if ((st = gqmm_cuda_check_pointer("y", d->y, err)) != GQMM_OK ||
         (st = gqmm_cuda_check_pointer("x", d->x, err)) != GQMM_OK ||
         (st = gqmm_cuda_check_pointer("ids", d->ids, err)) != GQMM_OK ||
-        (st = gqmm_cuda_check_pointer("weights", d->weights, err)) != GQMM_OK)
+        (st = gqmm_cuda_check_pointer("weights", d->weights, err)) != GQMM_OK ||
+        (st = gqmm_cuda_check_pointer("workspace", d->workspace, err)) != GQMM_OK)
         return st;
     return gqmm_cuda_check_pointer("router_bias", d->router_bias, err);
 }

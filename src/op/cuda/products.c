@@ -144,6 +144,7 @@ gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t
         (st = gqmm_cuda_check_pointer("x", d->x, err)) != GQMM_OK ||
         (st = gqmm_cuda_check_pointer("lhs", d->lhs, err)) != GQMM_OK ||
         (st = gqmm_cuda_check_pointer("rhs", d->rhs, err)) != GQMM_OK ||
+        (st = gqmm_cuda_check_pointer("workspace", d->workspace, err)) != GQMM_OK ||
         (st = gqmm_cuda_sort_call(ctx, &c, err)) != GQMM_OK)
         return st;
     snprintf(ctx->explain, sizeof ctx->explain,
