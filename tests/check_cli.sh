@@ -63,21 +63,6 @@ refuses "-p and -f" 2 "not both" "$gqmm" run "$tiny" -p a -f b
 refuses "--system without --chat" 2 "--system needs --chat" "$gqmm" run "$tiny" -p a --system b
 refuses "--echo with --json" 2 "--echo goes with neither" "$gqmm" run "$tiny" -p a --echo --json
 refuses "unknown device" 1 "abacus" "$gqmm" run "$tiny" -p a --device abacus
-if "$gqmm" info | grep -q 'cuda:0'; then
-    run 0 "$gqmm" run "$tiny" -p a -n 20 --temp 0 --precision exact
-    cp "$tmp/out" "$tmp/on_cpu"
-    run 0 "$gqmm" run "$tiny" -p a -n 20 --temp 0 --device cuda
-    expect "run on a device gives the CPU's text" cmp -s "$tmp/out" "$tmp/on_cpu"
-    refuses "repacked on a device" 1 "for the CPU alone" \
-        "$gqmm" run "$tiny" -p a --device cuda --weights repacked
-    refuses "no such device" 1 "cuda:63" "$gqmm" run "$tiny" -p a --device cuda:63
-else
-    refuses "run without a device" 1 "CUDA" "$gqmm" run "$tiny" -p a --device cuda
-    refuses "chat without a device" 1 "CUDA" "$gqmm" chat "$tiny" --device cuda
-    refuses "eval without a device" 1 "CUDA" "$gqmm" eval "$tiny" README.md --device cuda:0
-    refuses "bench model without a device" 1 "CUDA" "$gqmm" bench model "$tiny" --device cuda
-    skipped "run on a device" "no CUDA device"
-fi
 refuses "info takes no file" 2 "does not expect 'x'" "$gqmm" info x
 refuses "info: two forms" 2 "exclude each other" "$gqmm" info --json --matrix
 refuses "quantize without type" 2 "quantize needs --type, one of q4_k_m" \

@@ -135,13 +135,14 @@ static bool not_numbers(const gqmm_format_info *f)
 
 /* ------------------------------------------------------------------ moe */
 
-/* A layer of one format, kept for the next path. */
+/* A layer of one format, kept for the next path; what is drawn after it is the same for both. */
 static const layer *layer_of(const gqmm_format_info *f, plan *p)
 {
     static layer kept;
     static const gqmm_format_info *of;
     static plan made;
     const int64_t side = 256;
+    const uint64_t drawn = rng_state;
     *p = (plan){.gate = f->pub.name,
                 .down = f->pub.name,
                 .router = "f32",
@@ -159,6 +160,7 @@ static const layer *layer_of(const gqmm_format_info *f, plan *p)
         kept = layer_make(&made);
         kept.up = soft(f->pub.name, p->e, p->f, p->d);
     }
+    rng_state = drawn * 31 + 1;
     return &kept;
 }
 

@@ -125,11 +125,14 @@ static inline void random_block(const gqmm_format_info *f, uint8_t b[3][BLOCK_BY
         f->quantize(f, p, x, NULL, 0.0f, GQMM_F32);
 }
 
+/* The same blocks whatever was drawn before. */
 static inline void make_bank(bank *k, const gqmm_format_info *f, blocks kind)
 {
     const bool any = kind >= BLOCKS_00;
+    const uint64_t drawn = rng_state;
     decoded d;
     const int most = h.quick ? BANK / 4 : BANK;
+    rng_state = h.seed * 31 + (uint64_t)((f - gqmm_formats) * BLOCKS_KINDS + kind);
     for (int tries = 0; k->n < most && tries < (k->n ? 20000 : 3000); tries++) {
         uint8_t(*b)[BLOCK_BYTES] = k->bytes[k->n];
         const uint8_t *const p[3] = {b[0], b[1], b[2]};
@@ -147,6 +150,7 @@ static inline void make_bank(bank *k, const gqmm_format_info *f, blocks kind)
     }
     if (k->n < 4)
         k->n = -1;
+    rng_state = drawn;
 }
 
 /* NULL if the format has no such blocks. */
