@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 # The CUDA room: GQMM_CUDA = OFF, ON, or auto (where nvcc is). GQMM_CUDA_ARCHS: what is compiled;
-# 80 and 90a are the two paths, a release adds the others (target architectures in README).
+# 80 and 90a are the two paths, `release` stands for all that the README names and nvcc knows.
 set(GQMM_CUDA OFF CACHE STRING "auto, ON or OFF")
-set(GQMM_CUDA_ARCHS "80;90a" CACHE STRING "CUDA architectures; the first also as PTX")
+set(GQMM_CUDA_ARCHS "80;90a" CACHE STRING
+    "release, or CUDA architectures: the lowest first, which is also there as PTX")
 
 set(gqmm_with_cuda OFF)
 set(gqmm_cuda_libs "") # of programs that link libgqmm.a through pkg-config
@@ -28,10 +29,32 @@ set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 set(CMAKE_CUDA_FLAGS_RELEASE "-O3")
-list(GET GQMM_CUDA_ARCHS 0 first)
+# A sixth of the size, and as quick to compile; the driver unpacks what is used.
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+    set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} --compress-mode=size")
+endif()
+# Architectures without a suffix run the first one's kernels, so that it is compiled once and
+# assembled for each.
+set(archs ${GQMM_CUDA_ARCHS})
+if(archs STREQUAL "release")
+    execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-code OUTPUT_VARIABLE known)
+    set(archs "")
+    foreach(arch 80 86 89 90a 100 120)
+        string(REPLACE "a" "" number ${arch})
+        if(known MATCHES "sm_${number}[^0-9]")
+            list(APPEND archs ${arch})
+        endif()
+    endforeach()
+    message(STATUS "CUDA architectures: ${archs}")
+endif()
+list(GET archs 0 first)
 set(gqmm_gencode "SHELL:-gencode arch=compute_${first},code=compute_${first}")
-foreach(arch ${GQMM_CUDA_ARCHS})
-    list(APPEND gqmm_gencode "SHELL:-gencode arch=compute_${arch},code=sm_${arch}")
+foreach(arch ${archs})
+    set(source ${arch})
+    if("${first}${arch}" MATCHES "^[0-9]+$")
+        set(source ${first})
+    endif()
+    list(APPEND gqmm_gencode "SHELL:-gencode arch=compute_${source},code=sm_${arch}")
 endforeach()
 
 function(gqmm_cuda_target name)

@@ -5,7 +5,8 @@
 #   pack      on any machine with nvcc: builds, and leaves the programs in BUILD/bin.tar.xz, to be
 #             carried to a GPU machine that has no jansson or PCRE2; the parts below unpack it
 #   build     builds on the GPU machine; without those two libraries all but the command
-#   check     check_cuda in SHARDS processes, then tests/cuda
+#   check     check_cuda in SHARDS processes, then check_model_cuda, tests/cuda and the tests of the
+#             command that have a part for devices
 #   sanitize  compute-sanitizer's four tools over small shapes of check_cuda
 #   bench     gqmm bench at the shapes of bench/README.md
 # Without PART: build (where there is no pack), check, sanitize, bench. Environment: BUILD (build-gpu),
@@ -16,7 +17,7 @@ cd "$(dirname "$0")/.." || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL
 
 if [ $# -lt 1 ]; then
-    sed -n '3,15s/^# //p' "$0" >&2
+    sed -n '3,16s/^# //p' "$0" >&2
     exit 2
 fi
 out=$1
@@ -140,6 +141,11 @@ check() {
     for program in "$bin"/check_model_cuda "$bin"/test_*; do
         [ -x "$program" ] || continue
         run_one "$out/${program##*/}" "$program"
+        files+=("$out/${program##*/}")
+    done
+    for program in tests/cli/cli_device.sh tests/check_bench.sh; do
+        [ -x "$bin/gqmm" ] || continue
+        run_one "$out/${program##*/}" env GQMM_BUILD="$bin" bash "$program"
         files+=("$out/${program##*/}")
     done
     if grep -q 'no CUDA device' "$out/check_cuda.0"; then
