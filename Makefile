@@ -33,6 +33,10 @@ fuzz: ## run each reader's fuzzer for SECONDS=60
 	@tools/need.sh fuzz
 	@JOBS="$(JOBS)" tools/fuzz.sh "$(BUILD)/fuzz" "$(SECONDS)"
 
+cuda-release: ## build with CUDA for every architecture of the README into build-cuda; takes minutes
+	@tools/need.sh --check build
+	@tools/build.sh "$(BUILD)-cuda" -DGQMM_CUDA=ON -DGQMM_CUDA_ARCHS=release $(CMAKE_ARGS)
+
 install: ## install headers, libraries, command and man pages (DESTDIR=, PREFIX=/usr/local)
 	@tools/need.sh --check build
 	@tools/build.sh "$(BUILD)" $(CMAKE_ARGS)
@@ -50,6 +54,6 @@ clean: ## remove the build directory
 
 help: ## this list
 	@grep -E '^[a-z-]+: ## ' Makefile | sed 's/: ## /\t/' | while IFS='	' read -r name text; do \
-	    printf '  make %-12s %s\n' "$$name" "$$text"; done
+	    printf '  make %-13s %s\n' "$$name" "$$text"; done
 
-.PHONY: all demo check check-peers fuzz install readme format clean help
+.PHONY: all demo check check-peers fuzz cuda-release install readme format clean help

@@ -33,6 +33,7 @@ static const walk_row walk[] = {
     {"pairs", pair_counts, "q4_k q4_0 mxfp4 affine4_g64_bf16 bf16"},
     {"tokens", moe_tokens, "q4_k q8_0 mxfp4 affine4_g64_bf16 int4_g64"},
     {"mixed", moe_mixed, ""},
+    {"prompts", moe_prompts, ""},
     {"experts", moe_experts, ""},
     {"far_weights", far_weights, "q4_0 affine4_g64_bf16"},
     {"far_rows", far_rows, "q4_0 affine4_g64_bf16"},

@@ -150,7 +150,8 @@ static const layer *layer_of(const gqmm_format_info *f, plan *p)
                 .d = side,
                 .f = side,
                 .t = 1,
-                .s = 2};
+                .s = 2,
+                .dense = true};
     if (of != f) {
         if (of)
             layer_free(&kept);
@@ -158,7 +159,7 @@ static const layer *layer_of(const gqmm_format_info *f, plan *p)
         made = *p;
         made.fused = true; /* gate holds both; up is made here */
         kept = layer_make(&made);
-        kept.up = soft(f->pub.name, p->e, p->f, p->d);
+        kept.up = soft(f->pub.name, p->e, p->f, p->d, true);
     }
     rng_state = drawn * 31 + 1;
     return &kept;
@@ -222,8 +223,43 @@ static bool moe_mixed(const gqmm_format_info *f)
         p.scale = rnd_below(3) ? 0.0f : 2.5f;
         p.bias = p.scoring == GQMM_SIGMOID && rnd_below(2);
         p.given = rnd_below(3) == 0;
+        p.dense = rnd() & 1;
         layer l = layer_make(&p);
         ok = try_moe(&p, &l, rnd() & 1, IDS_RANDOM);
+        layer_free(&l);
+    }
+    return ok;
+}
+
+/* Prompts in bf16, whose weights may be rounded to bf16 in tiles of many columns: sizes that fill
+ * no tile, one expert and many, all pairs on one, and a shared expert. */
+static bool moe_prompts(const gqmm_format_info *f)
+{
+    static const char *const formats[] = {"q4_0", "mxfp4", "affine4_g64_bf16",
+                                          "q8_0", "q4_k",  "int4_g128"};
+    bool ok = true;
+    (void)f;
+    for (int i = 0; ok && i < (h.quick ? 6 : 30); i++) {
+        const gqmm_format_info *w = gqmm_format_by_name(formats[i % COUNT(formats)]);
+        const int64_t step = w->pub.block_elems > 64 ? w->pub.block_elems : 64;
+        const int64_t most = 576 / step;
+        plan p = {.gate = w->pub.name,
+                  .down = w->pub.name,
+                  .router = "bf16",
+                  .e = PICK(1, 2, 5, 16, 40),
+                  .d = step * (1 + rnd_below(most)),
+                  .f = step * (1 + rnd_below(most)),
+                  .t = PICK(64, 100, 257, 600, 1100),
+                  .fused = rnd() & 1,
+                  .renormalize = 1,
+                  .dense = true,
+                  .x_type = GQMM_BF16,
+                  .y_type = (int)rnd_below(3)};
+        p.s = 1 + (int)rnd_below(p.e < 4 ? p.e : 4);
+        p.given = rnd() & 1;
+        p.shared = p.s_scale = rnd() & 1;
+        layer l = layer_make(&p);
+        ok = try_moe(&p, &l, false, rnd() & 1 ? IDS_ONE : IDS_RANDOM);
         layer_free(&l);
     }
     return ok;
@@ -247,6 +283,7 @@ static bool moe_experts(const gqmm_format_info *f)
                   .t = PICK(1, 2, 8, 64, 513),
                   .fused = i % 2,
                   .renormalize = 1,
+                  .dense = i % 4 < 2,
                   .scoring = i % 3 == 2,
                   .x_type = i % 3,
                   .y_type = i % 3};

@@ -19,9 +19,10 @@ typedef struct layer {
 } layer;
 
 /* A stack scaled down, so that products of products stay of ordinary size: Gaussian weights. */
-static stack soft(const char *format, int64_t e, int64_t rows, int64_t cols)
+static stack soft(const char *format, int64_t e, int64_t rows, int64_t cols, bool dense)
 {
-    stack s = stack_make(NULL, format, e, rows, cols, (stack_how){.row_gap = rows % 3});
+    const int64_t gap = dense ? 0 : rows % 3;
+    stack s = stack_make(NULL, format, e, rows, cols, (stack_how){.row_gap = gap});
     float *w = make(cols, sizeof *w);
     const int block = s.f->pub.block_elems;
     for (int64_t r = 0; r < e * rows; r++) {
@@ -52,6 +53,7 @@ typedef struct plan {
     int scoring, renormalize, precision, x_type, y_type;
     float scale;
     bool bias, given; /* given: ids and weights are inputs */
+    bool dense;       /* weights without gaps between rows */
 } plan;
 
 static layer layer_make(const plan *p)
@@ -62,19 +64,19 @@ static layer layer_make(const plan *p)
                .d = p->d,
                .f = p->f,
                .g = 64};
-    l.gate = soft(p->gate, p->e, p->fused ? 2 * p->f : p->f, p->d);
+    l.gate = soft(p->gate, p->e, p->fused ? 2 * p->f : p->f, p->d, p->dense);
     if (!p->fused)
-        l.up = soft("q8_0", p->e, p->f, p->d);
-    l.down = soft(p->down, p->e, p->d, p->f);
+        l.up = soft("q8_0", p->e, p->f, p->d, p->dense);
+    l.down = soft(p->down, p->e, p->d, p->f, p->dense);
     if (!p->given)
-        l.router = soft(p->router, 1, p->e, p->d);
+        l.router = soft(p->router, 1, p->e, p->d, p->dense);
     if (p->shared) {
-        l.s_gate = soft("q5_1", 1, p->s_fused ? 2 * l.g : l.g, p->d);
+        l.s_gate = soft("q5_1", 1, p->s_fused ? 2 * l.g : l.g, p->d, p->dense);
         if (!p->s_fused)
-            l.s_up = soft("affine6_g32_bf16", 1, l.g, p->d);
-        l.s_down = soft("mlx_mxfp4", 1, p->d, l.g);
+            l.s_up = soft("affine6_g32_bf16", 1, l.g, p->d, p->dense);
+        l.s_down = soft("mlx_mxfp4", 1, p->d, l.g, p->dense);
         if (p->s_scale)
-            l.s_scale = soft("f16", 1, 1, p->d);
+            l.s_scale = soft("f16", 1, 1, p->d, p->dense);
     }
     if (p->bias) {
         l.bias = make(p->e, sizeof *l.bias);
