@@ -7,28 +7,40 @@
 
 /* ------------------------------------------------------------------ the definition */
 
-/* Whether weights passed through bf16, see was_wide(): of the experts, or maybe of the shared one.
- */
-static bool moe_is_wide(const plan *p)
+/* Whether weights of the experts passed through bf16, see was_wide(); the shared one's may have. */
+static bool moe_is_wide(const plan *p, bool shared)
 {
     char how[300] = "";
     gqmm_explain(on.ctx, how, sizeof how);
     return on.cuda && strcmp(on.path, "sm_90") == 0 && p->x_type == GQMM_BF16 &&
-           (strstr(how, " wide") || (p->shared && p->t >= 16));
+           (shared ? p->t >= 16 : strstr(how, " wide") != NULL);
 }
 
-/* As product(), with the sums of the terms' sizes. */
-static void product_sizes(double *y, double *size, const stack *s, int64_t e, int64_t r0, int64_t n,
-                          const double *x)
+/* What a token's output should be, and what it may be off by: as far as numbers of h may lie on the
+ * other side of where they round, and the standard deviation that weights in bf16 bring. */
+typedef struct wanted {
+    double *y, *loose, *noise; /* [D] */
+} wanted;
+
+/* Sums of a product's terms, of their sizes and of their sizes' squares. */
+typedef struct sums {
+    double y, size, squares;
+} sums;
+
+static void product_sums(sums *to, const stack *s, int64_t e, int64_t r0, int64_t n,
+                         const double *x)
 {
     double *w = make(s->cols, sizeof *w), *mag = make(s->cols, sizeof *mag);
     for (int64_t i = 0; i < n; i++) {
+        sums sum = {0, 0, 0};
         stack_decode(s, e, r0 + i, w, mag, NULL);
-        y[i] = size[i] = 0;
         for (int64_t k = 0; k < s->cols; k++) {
-            y[i] += w[k] * x[k];
-            size[i] += mag[k] * fabs(x[k]);
+            const double size = mag[k] * fabs(x[k]);
+            sum.y += w[k] * x[k];
+            sum.size += size;
+            sum.squares += size * size;
         }
+        to[i] = sum;
     }
     free(w);
     free(mag);
@@ -41,53 +53,69 @@ static double rounded_to(double v, int32_t type)
     return element(&kept, type, 0);
 }
 
+enum { BF16_STEP = 512 }; /* scale, offset and weight are rounded by 2^-9 at most, each */
+
 /* silu(a) * b as the device keeps it. *loose: how far the rounding goes the other way where sums in
- * fp32 that differ in their last bits may lie on the other side of a middle. */
-static double kept_h(double a, double size_a, double b, double size_b, int32_t type, double *loose)
+ * fp32 that differ in their last bits may lie on the other side of a middle; *noise: the variance.
+ */
+static double kept_h(sums a, sums b, int32_t type, bool wide, double *loose, double *noise)
 {
-    const double v = a * sigmoid(a) * b, kept = rounded_to(v, type);
+    const double silu = a.y * sigmoid(a.y), v = silu * b.y, kept = rounded_to(v, type);
     const double off =
-        16 * UNIT * (1.1 * size_a * fabs(b) + fabs(a * sigmoid(a)) * size_b) + 8 * UNIT * fabs(v);
-    *loose = fmax(fabs(rounded_to(v - off, type) - kept), fabs(rounded_to(v + off, type) - kept));
+        16 * UNIT * (1.1 * a.size * fabs(b.y) + fabs(silu) * b.size) + 8 * UNIT * fabs(v);
+    *loose = *noise = 0;
+    if (wide)
+        *noise = (1.21 * b.y * b.y * a.squares + silu * silu * b.squares + v * v) /
+                 ((double)BF16_STEP * BF16_STEP);
+    else
+        *loose =
+            fmax(fabs(rounded_to(v - off, type) - kept), fabs(rounded_to(v + off, type) - kept));
     return kept;
 }
 
-/* y += factor * ... as feed_forward(), with h kept in x's type as the device does; loose[i] grows
- * by what y[i] may be off for h. */
-static void feed_forward_in(double *y, double *loose, double factor, const stack *gate,
-                            const stack *up, const stack *down, int64_t e, const double *x,
-                            const plan *p)
+/* to->y += factor * ... as feed_forward(), with h kept in x's type as the device does. */
+static void feed_forward_in(const wanted *to, double factor, const stack *gate, const stack *up,
+                            const stack *down, int64_t e, const double *x, const plan *p, bool wide)
 {
     const int64_t f = down->cols, d = down->rows;
-    double *a = make(f, sizeof *a), *b = make(f, sizeof *b), *w = make(f, sizeof *w);
-    double *size_a = make(f, sizeof *a), *size_b = make(f, sizeof *b);
-    product_sizes(a, size_a, gate, e, 0, f, x);
-    product_sizes(b, size_b, up->f ? up : gate, e, up->f ? 0 : f, f, x);
+    sums *a = make(f, sizeof *a), *b = make(f, sizeof *b);
+    double *w = make(f, sizeof *w), *mag = make(f, sizeof *mag);
+    double *h_of = make(f, sizeof *w), *loose = make(f, sizeof *w), *noise = make(f, sizeof *w);
+    product_sums(a, gate, e, 0, f, x);
+    product_sums(b, up->f ? up : gate, e, up->f ? 0 : f, f, x);
     for (int64_t i = 0; i < f; i++)
-        a[i] = kept_h(a[i], size_a[i], b[i], size_b[i], p->x_type, &b[i]);
+        h_of[i] = kept_h(a[i], b[i], p->x_type, wide, &loose[i], &noise[i]);
     for (int64_t i = 0; i < d; i++) {
-        stack_decode(down, e, i, w, NULL, NULL);
+        double y = 0, off = 0, variance = 0;
+        stack_decode(down, e, i, w, mag, NULL);
         for (int64_t k = 0; k < f; k++) {
-            y[i] += factor * w[k] * a[k];
-            loose[i] += fabs(factor * w[k]) * b[k];
+            const double size = mag[k] * h_of[k] / BF16_STEP;
+            y += w[k] * h_of[k];
+            off += fabs(w[k]) * loose[k];
+            variance += w[k] * w[k] * noise[k] + size * size;
         }
+        to->y[i] += factor * y;
+        to->loose[i] += fabs(factor) * off;
+        to->noise[i] += wide ? fabs(factor) * sqrt(variance) : 0; /* experts may be the same */
     }
     free(a);
     free(b);
     free(w);
-    free(size_a);
-    free(size_b);
+    free(mag);
+    free(h_of);
+    free(loose);
+    free(noise);
 }
 
-static void forward(double *y, double *loose, double factor, const layer *l, bool shared, int64_t e,
+static void forward(const wanted *to, double factor, const layer *l, bool shared, int64_t e,
                     const double *x, const double *x8, const plan *p)
 {
     const stack *gate = shared ? &l->s_gate : &l->gate, *up = shared ? &l->s_up : &l->up;
     const stack *down = shared ? &l->s_down : &l->down;
     if (on.cuda)
-        feed_forward_in(y, loose, factor, gate, up, down, e, x, p);
+        feed_forward_in(to, factor, gate, up, down, e, x, p, moe_is_wide(p, shared));
     else
-        feed_forward(y, factor, gate, up, down, e, x8, p->precision == GQMM_INT8);
+        feed_forward(to->y, factor, gate, up, down, e, x8, p->precision == GQMM_INT8);
 }
 
 /* The experts that the definition takes, but for logits that fp32 cannot tell apart. */
@@ -120,7 +148,7 @@ static bool same_choice(const moe_call *c, int64_t t, const double *logits)
     return ok;
 }
 
-static bool want_token(double *y, double *loose, const moe_call *c, int64_t t)
+static bool want_token(const wanted *to, const moe_call *c, int64_t t)
 {
     const plan *p = c->p;
     const layer *l = c->l;
@@ -133,8 +161,8 @@ static bool want_token(double *y, double *loose, const moe_call *c, int64_t t)
             (double)(x32[k] = (float)element(span_image(&c->x), p->x_type, t * c->x_step + k));
     if (p->precision == GQMM_INT8)
         round_int8(x8, x32, p->d);
-    memset(y, 0, (size_t)p->d * sizeof *y);
-    memset(loose, 0, (size_t)p->d * sizeof *loose);
+    for (int64_t i = 0; i < p->d; i++)
+        to->y[i] = to->loose[i] = to->noise[i] = 0;
     if (!p->given) {
         product(logits, &l->router, 0, 0, p->e, x);
         ok = same_choice(c, t, logits);
@@ -142,12 +170,12 @@ static bool want_token(double *y, double *loose, const moe_call *c, int64_t t)
     const int32_t *ids = (const int32_t *)(const void *)(c->ids.seen + c->ids.front) + t * p->s;
     for (int s = 0; ok && s < p->s; s++)
         if (ids[s] >= 0 && ids[s] < p->e)
-            forward(y, loose, element(c->weights.seen + c->weights.front, GQMM_F32, t * p->s + s),
-                    l, false, ids[s], x, x8, p);
+            forward(to, element(c->weights.seen + c->weights.front, GQMM_F32, t * p->s + s), l,
+                    false, ids[s], x, x8, p);
     if (ok && p->shared) {
         if (p->s_scale)
             product(&logit, &l->s_scale, 0, 0, 1, x);
-        forward(y, loose, p->s_scale ? sigmoid(logit) : 1, l, true, 0, x, x8, p);
+        forward(to, p->s_scale ? sigmoid(logit) : 1, l, true, 0, x, x8, p);
     }
     free(x);
     free(x8);
@@ -156,17 +184,14 @@ static bool want_token(double *y, double *loose, const moe_call *c, int64_t t)
     return ok;
 }
 
-/* Errors allowed, as shares of the output's size: of one output, and of the mean square; what h may
- * be off by comes on top. Int8 (which a device serves with floats) and weights in bf16 are what
- * gqmm.h says of them. */
+/* Errors allowed, as shares of the output's size: of one output, and of the mean square; what is
+ * known of h and of weights in bf16 comes on top. A device serves int8 with floats. */
 static double share_of(const plan *p, bool mean)
 {
     const double step = type_rounding(p->x_type); /* many pairs: each slot's row is rounded too */
     const double slots = on.cuda && p->t * p->s > 4096 ? (mean ? step * step : 4 * step) : 0;
     if (p->precision == GQMM_INT8 && !on.cuda)
         return mean ? 5e-4 : 0.15;
-    if (moe_is_wide(p))
-        return slots + (mean ? 3e-5 : 2.5e-2);
     return slots + (mean ? 1e-9 : 4e-5);
 }
 
@@ -175,29 +200,30 @@ static bool moe_check(const moe_call *c)
     const plan *p = c->p;
     const int64_t every = 1 + p->t / 24;
     const double floor = p->y_type == GQMM_BF16 ? 8e-6 : p->y_type == GQMM_F16 ? 2e-7 : 0;
-    double *want = make(p->d, sizeof *want), *loose = make(p->d, sizeof *loose);
+    double *want = make(3 * p->d, sizeof *want);
+    const wanted to = {want, want + p->d, want + 2 * p->d};
     double noise = 0, power = 0, allowed = 0, excess;
     bool ok = true;
     for (int64_t t = 0; ok && t < p->t; t++) {
         double rms = 0;
         if (t % every && t != p->t - 1)
             continue;
-        ok = want_token(want, loose, c, t);
+        ok = want_token(&to, c, t);
         for (int64_t i = 0; i < p->d; i++)
             rms += want[i] * want[i] / (double)p->d;
         for (int64_t i = 0; ok && i < p->d; i++) {
             const double got = element(c->y.seen + c->y.front, p->y_type, t * c->y_step + i);
-            const double bound = share_of(p, false) * (sqrt(rms) + fabs(want[i])) + loose[i] + 1e-7;
+            const double bound = share_of(p, false) * (sqrt(rms) + fabs(want[i])) + to.loose[i] +
+                                 7 * to.noise[i] + 1e-7;
             noise += (got - want[i]) * (got - want[i]);
             power += want[i] * want[i];
-            allowed += loose[i] * loose[i];
+            allowed += to.loose[i] * to.loose[i] + to.noise[i] * to.noise[i];
             if (!within(got, want[i], bound, fabs(want[i]), p->y_type, &excess))
                 ok = fail("y[%lld, %lld] is %.9g, expected %.9g +- %.2g", (long long)t,
                           (long long)i, got, want[i], bound);
         }
     }
     free(want);
-    free(loose);
     if (ok && !(noise <= (share_of(p, true) + floor) * power + allowed + 1e-30))
         ok = fail("mean square error %.3g of the definition's, more than %.3g", noise / power,
                   share_of(p, true) + floor + allowed / power);
