@@ -212,8 +212,9 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  * Ids      lie on the device, so a bad one cannot be refused: its rows become zero, and the next
  *          gqmm_synchronize() or gqmm_context_fault() reports GQMM_E_INDEX once.
  * EXACT    h of gqmm_moe is kept in x_type, and with more than 4096 pairs so is each slot's row of
- *          y until the sum. With bf16 activations and many columns per expert, weights are rounded
- *          once to bf16 (relative 2^-8 of |scale * q| + |offset|), as MLX and torch do.
+ *          y until the sum. With bf16 activations and many columns per expert, weights pass through
+ *          bf16, as in MLX and torch: scale, offset and scale * q + offset are each rounded by 2^-9
+ *          of their size at most.
  * INT8     is taken and served by the same float kernels: the numbers and the time are EXACT's.
  * Threads  gqmm_enter() and gqmm_parallel_for() are of the CPU; gqmm_repack() too. The caller's
  *          current CUDA device is as before after every call.

@@ -25,13 +25,13 @@ shift
 build=${BUILD:-build-gpu}
 bin=${BIN:-$build/bin}
 jobs=${JOBS:-$(nproc 2>/dev/null || echo 2)}
-shards=${SHARDS:-$((jobs > 12 ? 12 : jobs))}
+shards=${SHARDS:-$jobs}
 limit=${LIMIT:-500}
 span=${SPAN:-0.2}
-sanitizer_tools=${SANITIZE:-memcheck racecheck initcheck synccheck}
+sanitizer_tools=${SANITIZE:-racecheck memcheck initcheck synccheck}
 few=q4_k,q5_k,q6_k,q8_0,q4_0,q3_k,iq4_xs,mxfp4,nvfp4,mlx_mxfp8,int4_g128,f16,f32
 sanitizer_formats=${FORMATS:-$few,affine4_g64_bf16,affine8_g64_bf16,affine3_g32_f16}
-sanitizer_ops=${OPS:-gather,gather_n,qmm,moe,embed,dequantize,quantize,bad_ids,experts}
+sanitizer_ops=${OPS:-gather,gather_n,qmm,moe,prompts,embed,dequantize,quantize,bad_ids,experts}
 groups=${BENCH:-moe models gather dense rows}
 mkdir -p "$out" || exit 1
 log=$out/log.txt
@@ -108,10 +108,22 @@ unpack() {
 
 # run_one FILE COMMAND...: a program whose output goes to FILE, with a line on how it ended if badly.
 run_one() {
-    local file=$1 status=0
+    local file=$1 status=0 begin=$SECONDS
     shift
     timeout "$limit" "$@" >"$file" 2>&1 || status=$?
     [ $status -eq 0 ] || echo "FAIL ${file##*/}: ended with status $status" >>"$file"
+    echo "${file##*/}: $((SECONDS - begin)) s" >>"$file"
+}
+
+# start NAME COMMAND...: run_one beside at most JOBS - 1 others; its file is noted in `files`.
+start() {
+    local name=$1
+    shift
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do
+        wait -n
+    done
+    run_one "$out/$name" "$@" &
+    files+=("$out/$name")
 }
 
 # finish PART FILE...: the programs' outputs into PART.txt, their counts summed, and what failed.
@@ -120,7 +132,7 @@ finish() {
     shift
     cat "$@" >"$out/$part.txt"
     rm -f "$@"
-    bad=$(grep -E '^FAIL|^========= .*(Invalid|Error:|Race|hazard|Uninitialized|divergent)' \
+    bad=$(grep -E '^FAIL|^========= .*(Invalid|Error:|Uninitialized|divergent)' \
         "$out/$part.txt" | sort | uniq -c | sort -rn | head -n 60)
     if [ -n "$bad" ]; then
         say "$bad"
@@ -133,21 +145,17 @@ finish() {
 
 check() {
     local i program files=()
+    if [ -x "$bin/gqmm" ]; then # the longest first
+        start check_bench env GQMM_BUILD="$bin" bash tests/check_bench.sh
+        start cli_device env GQMM_BUILD="$bin" bash tests/cli/cli_device.sh
+    fi
+    for program in "$bin"/check_model_cuda "$bin"/test_*; do
+        [ ! -x "$program" ] || start "${program##*/}" "$program"
+    done
     for ((i = 0; i < shards; i++)); do
-        run_one "$out/check_cuda.$i" "$bin/check_cuda" --shard "$i/$shards" &
-        files+=("$out/check_cuda.$i")
+        start "check_cuda.$i" "$bin/check_cuda" --shard "$i/$shards"
     done
     wait
-    for program in "$bin"/check_model_cuda "$bin"/test_*; do
-        [ -x "$program" ] || continue
-        run_one "$out/${program##*/}" "$program"
-        files+=("$out/${program##*/}")
-    done
-    for program in tests/cli/cli_device.sh tests/check_bench.sh; do
-        [ -x "$bin/gqmm" ] || continue
-        run_one "$out/${program##*/}" env GQMM_BUILD="$bin" bash "$program"
-        files+=("$out/${program##*/}")
-    done
     if grep -q 'no CUDA device' "$out/check_cuda.0"; then
         fail "no CUDA device"
     fi
@@ -156,24 +164,33 @@ check() {
 
 # ------------------------------------------------------------------ sanitize
 
+# sanitized NAME TOOL COMMAND...
+sanitized() {
+    local name=$1 tool=$2
+    shift 2
+    start "$name" compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 "$@"
+}
+
 sanitize() {
-    local tool i each files=()
+    local tool i files=()
     if ! command -v compute-sanitizer >/dev/null; then
         fail "compute-sanitizer is not here"
         return
     fi
-    each=$((jobs > 8 ? jobs / 4 : 1))
     for tool in $sanitizer_tools; do
-        for ((i = 0; i < each; i++)); do
-            run_one "$out/$tool.$i" compute-sanitizer --tool "$tool" --error-exitcode 9 \
-                --print-limit 20 "$bin/check_cuda" --quick --tight --format "$sanitizer_formats" \
-                --op "$sanitizer_ops" --shard "$i/$each" &
-            files+=("$out/$tool.$i")
+        for ((i = 0; i < shards; i++)); do
+            sanitized "$tool.$i" "$tool" "$bin/check_cuda" --quick --tight \
+                --format "$sanitizer_formats" --op "$sanitizer_ops" --shard "$i/$shards"
         done
+        case $tool in
+        racecheck) sanitized racecheck.route "$tool" "$bin/test_route" race ;;
+        *)
+            sanitized "$tool.route" "$tool" "$bin/test_route" small
+            sanitized "$tool.round" "$tool" "$bin/test_round" small
+            sanitized "$tool.graph" "$tool" "$bin/test_graph" --quick
+            ;;
+        esac
     done
-    run_one "$out/memcheck.graph" compute-sanitizer --tool memcheck --error-exitcode 9 \
-        --print-limit 20 "$bin/test_graph" --quick &
-    files+=("$out/memcheck.graph")
     wait
     finish sanitize "${files[@]}"
 }
