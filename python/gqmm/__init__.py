@@ -6,7 +6,8 @@
     moe, embed                                            the feed-forward block; rows by token id
     Weights                                               a stack of matrices in any format
     load, File                                            GGUF and safetensors files, mapped
-    Context, default_context, set_default_context         threads
+    Context, default_context, set_default_context         threads, devices
+    synchronize                                           waits for CUDA, tells of bad ids
     info, bench, shapes, formats, format_info             what is there and how fast it is
     gqmm.torch, gqmm.mlx_compat                           modules for torch and MLX programs
 
@@ -16,7 +17,7 @@ Letters: E experts, N rows of one, K columns, T tokens, S slots of a token, M ro
 from ._abi import ArgumentError, Error, OutOfMemory, RangeError
 from ._abi import lib as _lib
 from ._block import embed, moe
-from ._context import Context, default_context, set_default_context
+from ._context import Context, default_context, set_default_context, synchronize
 from ._file import File, Tensor, load
 from ._info import bench, format_info, formats, get_include, info, shapes
 from ._product import gather_qmm, quantized_matmul
@@ -28,5 +29,5 @@ __all__ = [
     "ArgumentError", "Context", "Error", "File", "OutOfMemory", "RangeError", "Tensor", "Weights",
     "bench", "default_context", "dequantize", "embed", "format_info", "formats", "gather_qmm",
     "get_include", "info", "load", "moe", "quantize", "quantized_matmul", "set_default_context",
-    "shapes",
+    "shapes", "synchronize",
 ]

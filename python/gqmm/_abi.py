@@ -20,6 +20,7 @@ F32, F16, BF16 = 0, 1, 2
 TYPES = {"float32": F32, "float16": F16, "bfloat16": BF16}
 PRECISIONS = {"exact": 0, "int8": 1}
 SCORINGS = {"softmax": 0, "sigmoid": 1}
+OPERATIONS = {"GATHER_QMM": 1, "QMM": 2, "MOE": 3}
 
 
 class Error(RuntimeError):

@@ -2,21 +2,23 @@
 """Arrays of other packages: where their elements lie, and new ones of the same kind.
 
 `raw(a)` is the tuple (address, shape, strides, dtype, device, keep): strides in units of the
-package, or something else for a dense array; dtype as the package names it, device None for the CPU, `keep`
-whatever must live as long as the address is used. Its middle part is a key: arrays that agree in
-it are described alike. `View` says the same in one language: bytes and names of dtypes.
+package, or something else for a dense array; dtype as the package names it; device None for the
+CPU, else the index of a CUDA device; `keep` whatever must live as long as the address is used. Its
+middle part is a key: arrays that agree in it are described alike. `View` says the same in one
+language: bytes and names of dtypes. Here are numpy and the buffer protocol; torch and what speaks
+DLPack have files of their own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as C
-import operator
 import sys
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-Raw = Tuple[int, Sequence[int], Any, Any, Optional[str], Any]
+Raw = Tuple[int, Sequence[int], Any, Any, Optional[int], Any]
 SIZES = {
     "float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int8": 1, "uint8": 1, "int16": 2,
     "uint16": 2, "int32": 4, "uint32": 4, "int64": 8, "uint64": 8, "bool": 1,
@@ -32,6 +34,10 @@ except ImportError:
     BF16 = None
 
 
+def device_name(device: Optional[int]) -> str:
+    return "cpu" if device is None else f"cuda:{device}"
+
+
 class View:
     """One array: address, shape, strides in bytes, name of the dtype, device, the array itself
     and what else holds its memory."""
@@ -39,7 +45,7 @@ class View:
     __slots__ = ("at", "shape", "strides", "dtype", "device", "owner", "keep")
 
     def __init__(self, at: int, shape: Sequence[int], strides: Sequence[int], dtype: str,
-                 device: Optional[str], owner: Any, keep: Any = None):
+                 device: Optional[int], owner: Any, keep: Any = None):
         self.at, self.shape, self.strides = at, tuple(shape), tuple(strides)
         self.dtype, self.device, self.owner, self.keep = dtype, device, owner, keep
 
@@ -107,19 +113,28 @@ def one_stride(shape: Sequence[int], strides: Sequence[int]) -> Optional[int]:
     return out
 
 
+Made = Tuple[Any, int]  # a new array and its address
+
+
 class Frame:
     """What gqmm does with the arrays of one package."""
 
     name = ""
     grad: Any = None  # of an array: whether it wants gradients, if grad_enabled() says so too
     grad_enabled: Any = None
+    waits = False  # results on a device are handed out when they are complete
+    look: Any = None  # the key and the addresses of a call on the CPU in one go
 
     def raw(self, a: Any) -> Raw:
         raise NotImplementedError
 
-    def key(self, a: Any) -> Tuple[Any, ...]:
-        """The address and what tells the arrays of a description apart: raw(a)[:4]."""
-        return self.raw(a)[:4]
+    def triple(self, w: Any, s: Any, b: Any) -> Tuple[Any, ...]:
+        """raw()[:4] of codes, scales (or None) and biases (or None) of any packages: a key."""
+        key: Tuple[Any, ...] = self.raw(w)[:4]
+        for a in (s, b):
+            if a is not None:
+                key += (_frames.get(type(a)) or frame_of(a)).raw(a)[:4]
+        return key
 
     def view(self, a: Any) -> View:
         raise NotImplementedError
@@ -128,14 +143,20 @@ class Frame:
         """The package's dtype of this name."""
         raise NotImplementedError
 
-    def empty(self, shape: Sequence[int], dtype: Any, device: Optional[str],
-              like: Any = None) -> Tuple[Any, int]:
-        """A new array and its address; `like` is an array of the package on that device."""
+    def maker(self, shape: Sequence[int], dtype: Any, device: Optional[int]) -> Callable[[], Made]:
+        """What makes new arrays of this kind, one after another."""
         raise NotImplementedError
+
+    def empty(self, shape: Sequence[int], name: str, device: Optional[int]) -> Made:
+        return self.maker(shape, self.dtype(name), device)()
 
     def finish(self, a: Any) -> Any:
         """What a caller gets for a filled array of empty()."""
         return a
+
+    def finisher(self) -> Any:
+        """finish(), or None where it does nothing."""
+        return None if type(self).finish is Frame.finish else self.finish
 
     def hold(self, v: View) -> Any:
         return v.owner, v.keep
@@ -144,7 +165,8 @@ class Frame:
         """A dense copy, of another dtype if one is named: something that view() takes."""
         source = self.view(a)
         if source.device is not None:
-            raise TypeError(f"{self.name}: an array on {source.device} must be dense here")
+            raise TypeError(f"{self.name}: an array on {device_name(source.device)} must be dense "
+                            "here")
         values = source.numpy()
         if dtype and dtype != source.dtype:
             if source.dtype == "bfloat16" and BF16 is None:
@@ -153,6 +175,45 @@ class Frame:
         out = np.empty(values.shape, values.dtype)  # C order, whatever the strides were
         out[...] = values
         return out
+
+    # ------------------------------------------------------------ on devices
+
+    def stream(self, device: int) -> int:
+        """The cudaStream_t that this package is using now."""
+        raise TypeError(f"{self.name}: results on {device_name(device)} are made for torch, CuPy "
+                        "and JAX arrays only")
+
+    def on(self, device: int) -> Any:
+        """A context manager in which the device is CUDA's current one, as launches need."""
+        return contextlib.nullcontext()
+
+    def wait(self, device: int) -> None:
+        """For all calls on the device whose results are not waited for anyhow."""
+
+    def elsewhere(self, device: int) -> bool:
+        """Whether another device is CUDA's current one."""
+        return False
+
+    def capturing(self) -> bool:
+        """Whether calls go into a graph, so that memory made now may not be kept."""
+        return False
+
+    def spread(self, a: Any, shape: Tuple[int, ...]) -> Any:
+        """Ids as a dense int32 array, broadcast."""
+        return np.ascontiguousarray(np.broadcast_to(self.view(a).numpy().astype(np.int32), shape))
+
+    def count(self, batch: Tuple[int, ...], shape: Tuple[int, ...], device: Optional[int]) -> Any:
+        """0, 1, 2, ... in the shape `batch`, broadcast: a dense int32 array."""
+        ids = np.arange(int(np.prod(batch, dtype=np.int64)), dtype=np.int32).reshape(batch)
+        return np.ascontiguousarray(np.broadcast_to(ids, shape))
+
+    def number(self, value: float, device: Optional[int]) -> Any:
+        """One float32."""
+        return np.array([value], np.float32)
+
+    def to_host(self, a: Any) -> Any:
+        """The array in the memory of the host."""
+        return a
 
 
 def numpy_dtype(name: str) -> Any:
@@ -186,10 +247,13 @@ class Numpy(Frame):
         return (_cell(id(a) + _offset).value if _offset else a.ctypes.data,
                 a.shape, a.strides, a.dtype, None, None)
 
-    def key(self, a: np.ndarray, _cell=C.c_size_t.from_address,
-            _offset=offset) -> Tuple[Any, ...]:
-        return (_cell(id(a) + _offset).value if _offset else a.ctypes.data,
-                a.shape, a.strides, a.dtype)
+    def triple(self, w: Any, s: Any, b: Any, _cell=C.c_size_t.from_address,
+               _offset=offset) -> Tuple[Any, ...]:
+        if _offset and type(w) is type(s) is type(b) is np.ndarray:
+            return (_cell(id(w) + _offset).value, w.shape, w.strides, w.dtype,
+                    _cell(id(s) + _offset).value, s.shape, s.strides, s.dtype,
+                    _cell(id(b) + _offset).value, b.shape, b.strides, b.dtype)
+        return super().triple(w, s, b)
 
     def view(self, a: np.ndarray) -> View:
         name = a.dtype.name
@@ -200,175 +264,16 @@ class Numpy(Frame):
     def dtype(self, name: str) -> Any:
         return numpy_dtype(name)
 
-    def empty(self, shape: Sequence[int], dtype: Any, device: Optional[str], like: Any = None,
-              _cell=C.c_size_t.from_address, _offset=offset) -> Tuple[Any, int]:
-        y = np.empty(shape, dtype)
-        return y, _cell(id(y) + _offset).value if _offset else y.ctypes.data
-
-
-# ---------------------------------------------------------------- torch
-
-class Torch(Frame):
-    name = "torch"
-
-    def __init__(self) -> None:
-        import torch
-
-        self.torch = torch
-        self.make = torch.empty
-        self.names = {getattr(torch, n): n for n in SIZES if hasattr(torch, n)}
-        self.grad_enabled = torch.is_grad_enabled
-
-    def raw(self, a: Any) -> Raw:
-        return (a.data_ptr(), a.shape, a.is_contiguous() or a.stride(), a.dtype,
-                None if a.is_cpu else self.device(a), None)
-
-    def key(self, a: Any) -> Tuple[Any, ...]:
-        return a.data_ptr(), a.shape, a.is_contiguous() or a.stride(), a.dtype
-
-    def device(self, a: Any) -> str:
-        if a.device.type != "cuda":
-            raise TypeError(f"torch tensors on device '{a.device}' cannot be used")
-        return f"cuda:{a.device.index or 0}"
-
-    grad = staticmethod(operator.attrgetter("requires_grad"))
-
-    def view(self, a: Any) -> View:
-        if a.dtype not in self.names:
-            raise ValueError(f"torch tensors of dtype {a.dtype} cannot be used")
-        if a.layout != self.torch.strided or a.is_neg():
-            raise TypeError("torch tensors must be strided and plain (no negative view)")
-        size = a.element_size()
-        return View(a.data_ptr(), a.shape, [s * size for s in a.stride()], self.names[a.dtype],
-                    None if a.is_cpu else self.device(a), a)
-
-    def hold(self, v: View) -> Any:
-        return v.owner.detach()  # of the storage: the tensor's .data may be replaced
-
-    def dtype(self, name: str) -> Any:
-        return getattr(self.torch, name)
-
-    def empty(self, shape: Sequence[int], dtype: Any, device: Optional[str],
-              like: Any = None) -> Tuple[Any, int]:
-        if like is not None and like.dtype is dtype:
-            y = like.new_empty(shape)
-        else:
-            y = self.make(shape, dtype=dtype, device=device or "cpu")
-        return y, y.data_ptr()
-
-    def dense(self, a: Any, dtype: Optional[str] = None) -> Any:
-        with self.torch.no_grad():
-            if dtype and a.dtype != self.dtype(dtype):
-                a = a.to(self.dtype(dtype))
-            return a.clone(memory_format=self.torch.contiguous_format)
-
-
-# ---------------------------------------------------------------- DLPack
-
-_DLPACK_NAMES = {
-    (2, 32): "float32", (2, 16): "float16", (4, 16): "bfloat16", (2, 64): "float64",
-    (0, 8): "int8", (0, 16): "int16", (0, 32): "int32", (0, 64): "int64",
-    (1, 8): "uint8", (1, 16): "uint16", (1, 32): "uint32", (1, 64): "uint64", (6, 8): "bool",
-}
-
-
-class _Tensor(C.Structure):  # DLTensor
-    _fields_ = [("data", C.c_void_p), ("device_type", C.c_int32), ("device_id", C.c_int32),
-                ("ndim", C.c_int32), ("code", C.c_uint8), ("bits", C.c_uint8),
-                ("lanes", C.c_uint16), ("shape", C.POINTER(C.c_int64)),
-                ("strides", C.POINTER(C.c_int64)), ("byte_offset", C.c_uint64)]
-
-
-_pointer_of = C.pythonapi.PyCapsule_GetPointer
-_pointer_of.restype = C.c_void_p
-_pointer_of.argtypes = [C.py_object, C.c_char_p]
-
-
-class Dlpack(Frame):
-    """Any array with __dlpack__: JAX, CuPy, TensorFlow ... Results are made by `make`."""
-
-    def __init__(self, name: str, make: Callable[[np.ndarray], Any]):
-        self.name, self.make = name, make
-
-    def raw(self, a: Any) -> Raw:
-        capsule = a.__dlpack__()
-        t = _Tensor.from_address(_pointer_of(capsule, b"dltensor"))
-        shape = t.shape[:t.ndim] if t.ndim else []
-        if t.ndim and t.strides:
-            strides = t.strides[:t.ndim]
-        else:
-            strides = [int(np.prod(shape[i + 1:])) for i in range(t.ndim)]
-        if t.device_type in (1, 3):  # kDLCPU, kDLCUDAHost
-            device = None
-        elif t.device_type == 2:
-            device = f"cuda:{t.device_id}"
-        else:
-            raise TypeError(f"{self.name}: arrays on DLPack device type {t.device_type} cannot be "
-                            "used, only those of the CPU and of CUDA")
-        return ((t.data or 0) + t.byte_offset, tuple(shape), tuple(strides),
-                (t.code, t.bits, t.lanes), device, capsule)
-
-    def view(self, a: Any) -> View:
-        at, shape, steps, dtype, device, capsule = self.raw(a)
-        strides: Any = steps
-        name = _DLPACK_NAMES.get(dtype[:2])
-        if name is None or dtype[2] != 1:
-            raise ValueError(f"{self.name}: arrays of DLPack type {dtype} cannot be used")
-        return View(at, shape, [s * SIZES[name] for s in strides], name, device, a, capsule)
-
-    def dtype(self, name: str) -> Any:
-        return numpy_dtype(name)
-
-    def empty(self, shape: Sequence[int], dtype: Any, device: Optional[str],
-              like: Any = None) -> Tuple[Any, int]:
+    def maker(self, shape: Sequence[int], dtype: Any, device: Optional[int]) -> Callable[[], Made]:
         if device is not None:
-            raise TypeError(f"{self.name}: results on {device} are made for torch tensors only")
-        y = np.empty(shape, dtype)
-        return y, y.ctypes.data
+            raise TypeError(f"{self.name} arrays do not lie on {device_name(device)}")
+        empty, cell, offset = np.empty, C.c_size_t.from_address, self.offset
 
-    def finish(self, a: Any) -> Any:
-        return self.make(a)
+        def make() -> Made:
+            y = empty(shape, dtype)
+            return y, cell(id(y) + offset).value if offset else y.ctypes.data
 
-
-class Mlx(Dlpack):
-    """MLX arrays on the CPU: read without a copy (and evaluated by it); a result is copied once,
-    because MLX takes over no memory of others there."""
-
-    def __init__(self) -> None:
-        import mlx.core as mx
-
-        super().__init__("mlx", mx.array)
-        self.mx = mx
-
-    def raw(self, a: Any, _one=C.c_char.from_buffer, _at=C.addressof) -> Raw:
-        held = memoryview(a)
-        try:
-            at = _at(_one(held))
-        except (TypeError, ValueError):  # not dense, or empty
-            return super().raw(a) if a.size else (0, a.shape, None, a.dtype, None, a)
-        return at, a.shape, None, a.dtype, None, held
-
-    def view(self, a: Any) -> View:
-        name = str(a.dtype).split(".")[-1]
-        if name == "bool_":
-            name = "bool"
-        if name not in SIZES:
-            raise ValueError(f"mlx arrays of dtype {a.dtype} cannot be used")
-        at, shape, steps, dtype, device, keep = self.raw(a)
-        strides: Any = steps
-        if strides is None:  # dense
-            strides = memoryview(a).strides
-        else:
-            strides = [s * SIZES[name] for s in strides]
-        return View(at, shape, strides, name, device, a, keep)
-
-    def finish(self, a: np.ndarray) -> Any:
-        if a.dtype == np.uint16 and BF16 is None:
-            return self.make(a).view(self.mx.bfloat16)
-        return self.make(a)
-
-    def dtype(self, name: str) -> Any:
-        return np.dtype(np.uint16) if name == "bfloat16" and BF16 is None else numpy_dtype(name)
+        return make
 
 
 class Buffer(Numpy):
@@ -391,16 +296,17 @@ _frames: Dict[type, Frame] = {np.ndarray: NUMPY}
 _made: Dict[str, Frame] = {"numpy": NUMPY}
 
 
-def _once(name: str, make: Callable[[], Frame]) -> Frame:
+def frame_named(name: str, make: Optional[Callable[[], Frame]] = None) -> Frame:
+    """The one Frame of a package."""
     if name not in _made:
+        if make is None:
+            from . import _frame_dlpack, _frame_torch
+
+            make = {"torch": _frame_torch.Torch, "mlx": _frame_dlpack.Mlx,
+                    "jax": _frame_dlpack.Jax, "cupy": _frame_dlpack.Cupy,
+                    "buffer": Buffer}[name]
         _made[name] = make()
     return _made[name]
-
-
-def _jax_array(a: np.ndarray) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.asarray(a)
 
 
 def _find(a: Any) -> Frame:
@@ -409,21 +315,22 @@ def _find(a: Any) -> Frame:
     if isinstance(a, np.ndarray):
         return NUMPY
     if "torch" in modules:
-        return _once("torch", Torch)
-    if "mlx" in modules and hasattr(a, "__dlpack__"):
-        return _once("mlx", Mlx)
-    if modules & {"jax", "jaxlib"} and hasattr(a, "__dlpack__"):
-        return _once("jax", lambda: Dlpack("jax", _jax_array))
+        return frame_named("torch")
     if hasattr(a, "__dlpack__"):
+        for name, of in (("mlx", {"mlx"}), ("jax", {"jax", "jaxlib"}), ("cupy", {"cupy"})):
+            if modules & of:
+                return frame_named(name)
+        from ._frame_dlpack import Dlpack
+
         name = kind.__module__.split(".")[0]
-        return _once(name, lambda: Dlpack(name, lambda y: y))
+        return frame_named(name + " (DLPack)", lambda: Dlpack(name))
     try:
         memoryview(a)
     except TypeError:
         raise TypeError(f"expected an array (numpy, torch, MLX, or anything with __dlpack__ or "
                         f"the buffer protocol), got {kind.__module__}.{kind.__qualname__}"
                         ) from None
-    return _once("buffer", Buffer)
+    return frame_named("buffer")
 
 
 def frame_of(a: Any) -> Frame:

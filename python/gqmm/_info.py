@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes as C
 import re
 import statistics
 import time
@@ -56,7 +57,7 @@ class Info(Dict[str, Any]):
 
 
 def info() -> Info:
-    """Version, CPU, rooms of kernels and threads of this machine."""
+    """Version, CPU, rooms of kernels, threads and CUDA devices of this machine."""
     context = default_context()
     rooms, i = [], 0
     while lib.gqmm_isa_at(i):
@@ -65,7 +66,24 @@ def info() -> Info:
         i += 1
     return Info(version=lib.gqmm_version().decode(), library=lib._name,
                 cpu=lib.gqmm_cpu_features().decode(), isa=context.isa, rooms=", ".join(rooms),
-                threads=context.threads, formats=len(formats()))
+                threads=context.threads, formats=len(formats()),
+                cuda="; ".join(_devices()) or _device_text("cuda"))
+
+
+def _device_text(name: str) -> str:
+    text = C.create_string_buffer(256)
+    lib.gqmm_device_text(name.encode(), C.addressof(text), len(text))
+    return text.value.decode()
+
+
+def _devices() -> List[str]:
+    """"cuda:0 NVIDIA H200, sm_90, ..." for each."""
+    found, i = [], 1
+    while lib.gqmm_device_at(i):
+        name = lib.gqmm_device_at(i).decode()
+        found.append(f"{name} {_device_text(name)}")
+        i += 1
+    return found
 
 
 def _random_weights(rng: np.random.Generator, name: str, experts: int, rows: int,

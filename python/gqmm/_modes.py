@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from typing import Any, List, NamedTuple, Optional, Tuple
 
+import numpy as np
+
 from . import _abi
-from ._frames import View, frame_of, one_stride, promote, view
+from ._frames import View, device_name, frame_of, one_stride, promote, view
 
 DEFAULTS = {"affine": (64, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
 AFFINE_BITS, AFFINE_GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)
@@ -24,7 +26,7 @@ class Matrix(NamedTuple):
     planes: List[Tuple[int, int, int]]  # address, bytes from row to row, from expert to expert
     global_at: int
     global_stride: int
-    device: Optional[str]
+    device: Optional[int]
     owner: Any
     types: Tuple[str, ...]  # of scales and biases: affine results promote them with x
     copied: bool = False  # a plane is a copy of what was given
@@ -107,22 +109,21 @@ def readable(tag: str, name: str, a: Any, dtype: Optional[str] = None) -> View:
     v = view(a)
     if (dtype is None or v.dtype == dtype) and (0 in v.shape or plane(v)):
         return v
-    if v.device is not None and frame_of(a).name != "torch":
-        raise ValueError(f"[{tag}] {name}: rows must be dense on {v.device}")
     return view(frame_of(a).dense(a, dtype))
 
 
-def global_scale_of(tag: str, mode: str, scale: Any, experts: int) -> Optional[View]:
-    """nvfp4's tensor amax: one float32 for all experts, or one each."""
+def global_scale_of(tag: str, mode: str, scale: Any, experts: int, like: View) -> Optional[View]:
+    """nvfp4's tensor amax: one float32 for all experts, or one each; where the codes lie."""
     if scale is None:
         return None
     if mode != "nvfp4":
         raise ValueError(f"[{tag}] global_scale is of mode nvfp4, not of {mode}")
-    if isinstance(scale, (int, float)):
-        import numpy as np
-
-        scale = np.array([scale], np.float32)
+    if isinstance(scale, (int, float, np.floating)):
+        scale = frame_of(like.owner).number(float(scale), like.device)
     v = view(scale)
+    if v.device != like.device:
+        raise ValueError(f"[{tag}] global_scale lies on {device_name(v.device)}, the codes on "
+                         f"{device_name(like.device)}")
     if v.dtype != "float32":
         raise ValueError(f"[{tag}] global_scale must be float32, got {v.dtype}")
     if v.size not in (1, experts):
@@ -145,12 +146,13 @@ def mlx_matrix(tag: str, w: Any, scales: Any, biases: Any, group_size: Optional[
     if bv is not None:
         views.append(readable(tag, "biases", biases, kind))
     if len({v.device for v in views}) != 1:
-        raise ValueError(f"[{tag}] w, scales and biases lie on different devices")
+        raise ValueError(f"[{tag}] w, scales and biases lie on different devices: "
+                         + ", ".join(device_name(v.device) for v in views))
     batch = wv.shape[:-2]
     experts = 1
     for n in batch:
         experts *= n
-    gv = global_scale_of(tag, mode, global_scale, experts)
+    gv = global_scale_of(tag, mode, global_scale, experts, wv)
     empty = 0 in wv.shape
     return Matrix(format_of(mode, group, width, kind), batch, wv.shape[-2],
                   wv.shape[-1] * 32 // width,

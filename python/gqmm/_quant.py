@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, Optional, Tuple
 
 from . import _abi
-from ._context import Context, default_context
+from ._context import Context, context_of
 from ._frames import dtype_name, frame_of
 from ._modes import SHORT, format_of, global_scale_of, mlx_matrix, mode_of, readable
 from ._weights import make_handle, run_quantize
@@ -35,16 +35,17 @@ def quantize(w: Any, /, group_size: Optional[int] = None, bits: Optional[int] = 
     if v.shape[-1] % group:
         raise ValueError(f"[quantize] rows of {v.shape[-1]} elements do not divide into groups "
                          f"of {group}; w has shape {v.shape}")
-    gv = global_scale_of("quantize", mode, global_scale, 1)
+    gv = global_scale_of("quantize", mode, global_scale, 1, v)
     lead = v.shape[:-1]
     shapes = [("uint32", lead + (v.shape[-1] * width // 32,))]
     scale = (v.dtype if mode == "affine" else "uint8", lead + (v.shape[-1] // group,))
     shapes += [scale] * (2 if mode == "affine" else 1)
-    arrays = [frame.empty(shape, frame.dtype(name), v.device)[0] for name, shape in shapes]
+    arrays = [frame.empty(shape, name, v.device)[0] for name, shape in shapes]
     if v.size:
         ready = readable("quantize", "w", w)
-        run_quantize(context or default_context(v.device), format_of(mode, group, width, v.dtype),
-                     ready, arrays, None, gv.at if gv else 0)
+        run_quantize(context or context_of(v.device, frame), frame,
+                     format_of(mode, group, width, v.dtype), ready, arrays, None,
+                     gv.at if gv else 0)
     return tuple(frame.finish(a) for a in arrays)
 
 
@@ -64,9 +65,9 @@ def dequantize(w: Any, /, scales: Any, biases: Any = None, group_size: Optional[
     m = mlx_matrix("dequantize", w, scales, biases, group_size, bits, mode, global_scale)
     if name is None:
         name = "bfloat16" if not m.types else m.types[0] if len(set(m.types)) == 1 else "float32"
-    y, at = frame.empty(m.batch + (m.rows, m.cols), frame.dtype(name), m.device)
+    y, at = frame.empty(m.batch + (m.rows, m.cols), name, m.device)
     if m.planes:
-        ctx = context or default_context(m.device)
+        ctx = context or context_of(m.device, frame)
         handle = make_handle(ctx, m)
         try:
             experts = 1

@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import ctypes as C
+import itertools
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from . import _abi
-from ._context import Context, default_context
-from ._frames import dtype_name, frame_of, NUMPY, view
+from ._context import Context, any_context, context_of, device_index
+from ._copies import moved
+from ._frames import NUMPY, device_name, dtype_name, frame_named, frame_of, view
 from ._modes import Matrix, SHORT, blocks_matrix, mlx_matrix, plane, readable
 
 _lib = _abi.lib
+_UNSUPPORTED = 5
+_numbers = itertools.count()
 
 
 def make_handle(context: Context, m: Matrix) -> int:
@@ -48,10 +52,15 @@ class Weights:
         if 0 in matrix.batch or not matrix.rows or not matrix.cols:
             raise ValueError(f"weights of shape {matrix.batch + (matrix.rows, matrix.cols)}: "
                              "every size must be at least 1")
-        self._context = context or default_context(matrix.device)
+        made_with = context or any_context(matrix.device)
+        if made_with._device != matrix.device:
+            raise ValueError(f"the weights lie on {device_name(matrix.device)}, but the context "
+                             f"is of {made_with.device}")
+        self._context = context
         self._matrix = matrix
-        self._handle = make_handle(self._context, matrix)
+        self._handle = make_handle(made_with, matrix)
         self._plans: Dict[Any, Any] = {}
+        self._number = next(_numbers)  # never that of another, as an address may be
 
     def __del__(self, _destroy: Any = _lib.gqmm_weights_destroy) -> None:
         if self._handle:
@@ -121,13 +130,26 @@ class Weights:
     def quantize(cls, w: Any, format: str, importance: Any = None,
                  context: Optional[Context] = None) -> "Weights":
         """Rounds w [..., N, K] (float32, float16, bfloat16) to any format of `gqmm.formats()`.
-        importance: float32 [K], the weight of each column's squared error (GGUF K-quants)."""
+        importance: float32 [K], the weight of each column's squared error (GGUF K-quants).
+        On CUDA the formats that search for their scales are quantised by the CPU and copied."""
         v = readable("Weights.quantize", "w", w)
         if len(v.shape) < 2 or 0 in v.shape:
             raise ValueError(f"weights to quantise are [..., N, K] and not empty, got {v.shape}")
-        shape = v.shape[:-1]
-        arrays = [np.empty(shape + (n,), np.uint8) for n in _abi.row_bytes(format, v.shape[-1])]
-        run_quantize(context or default_context(), format, v, arrays, importance)
+        need = _abi.row_bytes(format, v.shape[-1])
+        if v.device is not None:
+            frame = frame_of(v.owner)
+            arrays = [frame.empty(v.shape[:-1] + (n,), "uint8", v.device)[0] for n in need]
+            try:
+                run_quantize(context or context_of(v.device, frame), frame, format, v, arrays,
+                             importance)
+                return cls.from_planes(format, arrays, v.shape[-1], context)
+            except _abi.Error as why:
+                if why.status != _UNSUPPORTED:
+                    raise
+            searched = cls.quantize(frame.to_host(v.owner), format, importance)
+            return searched.to(device_name(v.device), v.owner)
+        arrays = [np.empty(v.shape[:-1] + (n,), np.uint8) for n in need]
+        run_quantize(context or any_context(None), NUMPY, format, v, arrays, importance)
         return cls.from_planes(format, arrays, v.shape[-1], context)
 
     @classmethod
@@ -188,7 +210,7 @@ class Weights:
 
     @property
     def device(self) -> str:
-        return self._matrix.device or "cpu"
+        return device_name(self._matrix.device)
 
     def __repr__(self) -> str:
         e, n, k = self.shape
@@ -198,36 +220,76 @@ class Weights:
     # ------------------------------------------------------------ doing
 
     def dequantize(self, dtype: Any = "float32", like: Any = None) -> Any:
-        """[*batch, N, K] in float32, float16 or bfloat16: numpy, or of the kind of `like`."""
+        """[*batch, N, K] in float32, float16 or bfloat16: of the kind of `like`; without it
+        numpy's, on CUDA that of the arrays that the weights were made of."""
         m = self._matrix
-        frame = NUMPY if like is None else frame_of(like)
+        frame = frame_of(like) if like is not None else self._frame()
         name = dtype_name(dtype)
-        y, at = frame.empty(m.batch + (m.rows, m.cols), frame.dtype(name), m.device)
-        self._context._call("gqmm_dequantize", _abi.new(
+        y, at = frame.empty(m.batch + (m.rows, m.cols), name, m.device)
+        (self._context or context_of(m.device, frame))._call("gqmm_dequantize", _abi.new(
             "gqmm_dequantize_desc", y_type=_abi.TYPES[name], w=self._handle, first_row=0,
-            n_rows=self.n_experts * m.rows, y=at))
+            n_rows=self.n_experts * m.rows, y=at), frame)
         return frame.finish(y)
 
+    def _frame(self) -> Any:
+        """Of arrays on the weights' device: theirs, or torch's where they do not say."""
+        if self._matrix.device is None:
+            return NUMPY
+        held = self._matrix.owner
+        held = held[0] if isinstance(held, list) else held
+        held = held[0] if isinstance(held, tuple) else held
+        try:
+            return frame_of(held)
+        except TypeError:
+            return frame_named("torch")
+
+    def to(self, device: Any, like: Any = None) -> "Weights":
+        """A copy on another device ("cpu", "cuda", "cuda:1", a torch.device), as torch's memory
+        there or, where `like` is a CuPy array, CuPy's; these weights if they lie there already."""
+        m, index = self._matrix, device_index(device)
+        if index == m.device:
+            return self
+        frame = frame_of(like) if like is not None else self._frame()
+        if index is None:
+            frame = NUMPY
+        elif frame is NUMPY:
+            frame = frame_named("torch")
+        e = self.n_experts
+        rows = [(at, (e, m.rows, n), (step or row * m.rows, row)) for (at, row, step), n in
+                zip(m.planes, _abi.row_bytes(m.format, m.cols))]
+        if m.global_at:
+            n = e if m.global_stride else 1
+            rows.append((m.global_at, (1, n, 4), (4 * n, 4)))
+        views = [moved(*r, (self._frame(), m.device), (frame, index)) for r in rows]
+        planes = [(v.at, v.shape[2], v.shape[1] * v.shape[2]) for v in views[:len(m.planes)]]
+        return Weights(m._replace(planes=planes, device=index, owner=[v.hold() for v in views],
+                                  global_at=views[-1].at if m.global_at else 0))
+
     def repack(self, format: str) -> "Weights":
-        """GGUF blocks as MLX planes, see gqmm_repack in gqmm.h: a copy."""
+        """GGUF blocks as MLX planes, see gqmm_repack in gqmm.h: a copy, made by the CPU."""
         m = self._matrix
+        if m.device is not None:
+            return self.to("cpu").repack(format).to(self.device)
         arrays = [np.empty(m.batch + (m.rows, n), np.uint8)
                   for n in _abi.row_bytes(format, m.cols)]
         desc = _abi.new("gqmm_repack_desc", w=self._handle, format=format.encode())
         for i, a in enumerate(arrays):
             desc.plane[i] = a.ctypes.data
-        self._context._call("gqmm_repack", desc)
+        (self._context or any_context(None))._call("gqmm_repack", desc)
         return Weights.from_planes(format, arrays, m.cols, self._context)
 
 
-def run_quantize(context: Context, format: str, v: Any, arrays: List[Any], importance: Any = None,
-                 global_at: int = 0) -> None:
+def run_quantize(context: Context, frame: Any, format: str, v: Any, arrays: List[Any],
+                 importance: Any = None, global_at: int = 0) -> None:
     """gqmm_quantize of all rows of a view (as readable() gives it) into dense arrays of planes."""
     at, row, expert = plane(v)  # type: ignore[misc]
     rows, cols = v.shape[-2:]
     experts = v.size // (rows * cols)
     if v.dtype not in _abi.TYPES:
         raise ValueError(f"only float32, float16 and bfloat16 can be quantised, got {v.dtype}")
+    if context._device != v.device:
+        raise ValueError(f"what is quantised lies on {device_name(v.device)}, but the context is "
+                         f"of {context.device}")
     if row < 0 or row % v.itemsize or at % v.itemsize:
         v = view(frame_of(v.owner).dense(v.owner))
         at, row, expert = plane(v)  # type: ignore[misc]
@@ -236,7 +298,8 @@ def run_quantize(context: Context, format: str, v: Any, arrays: List[Any], impor
     calls = [(0, rows * experts)] if step == rows * row else [(e, rows) for e in range(experts)]
     weight = None
     if importance is not None:
-        weight = np.ascontiguousarray(view(importance).numpy(), np.float32)
+        here = frame_of(importance).to_host(importance)
+        weight = np.ascontiguousarray(view(here).numpy(), np.float32)
         if weight.shape != (cols,):
             raise ValueError(f"importance must have shape ({cols},), got {weight.shape}")
     for e, n in calls:
@@ -247,7 +310,7 @@ def run_quantize(context: Context, format: str, v: Any, arrays: List[Any], impor
         for i, a in enumerate(arrays):
             to = frame_of(a).view(a)
             desc.plane[i] = to.at + e * rows * (to.size * to.itemsize // (rows * experts))
-        context._call("gqmm_quantize", desc)
+        context._call("gqmm_quantize", desc, frame)
 
 
 def size_text(n: float) -> str:

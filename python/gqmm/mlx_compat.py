@@ -207,6 +207,6 @@ def uninstall() -> None:
 
 def report() -> str:
     """What runs on gqmm and what is left to MLX."""
-    lines = [f"gqmm {gqmm.__version__} computes {', '.join(NAMES)} of mlx.core {mx.__version__}. "
+    lines = [f"gqmm {gqmm.__version__} computes {', '.join(NAMES)} of mlx.core {getattr(mx, '__version__')}. "
              "Left to MLX:"]
     return "\n".join(lines + [f"  {key}: {text}" for key, text in FALLS_BACK.items()])

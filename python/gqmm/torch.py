@@ -216,11 +216,12 @@ class _Planes(torch.nn.Module):
 
     def __init__(self, w: torch.Tensor, format: str):
         super().__init__()
-        made = Weights.quantize(w.detach().cpu(), format)
+        made = Weights.quantize(w.detach(), format)
         self.format, self.shape = format, made.shape
         self.count = len(made._matrix.owner)
         for i, held in enumerate(made._matrix.owner):
-            self.register_buffer(f"plane{i}", torch.from_numpy(held[0]).to(w.device))
+            plane = held if isinstance(held, torch.Tensor) else torch.from_numpy(held[0])
+            self.register_buffer(f"plane{i}", plane.view(*w.shape[:-1], -1))
 
     @property
     def planes(self) -> List[torch.Tensor]:

@@ -83,6 +83,53 @@ def weights(mx, p):
     return parts, np.array(full, dtype=np.float64)
 
 
+def own_weights(p):
+    """The same without MLX: codes and scales of gqmm.quantize, which are MLX's bit for bit."""
+    import gqmm
+
+    rng = np.random.default_rng(p["seed"])
+    rows, cols = (p["n"], p["k"]) if p["transpose"] else (p["k"], p["n"])
+    w = rng.standard_normal(p["w_batch"] + (rows, cols)).astype(np.float32)
+    if p["mode"] == "affine":
+        w = w.astype(kind_of(p["scale_dtype"]))
+    parts = gqmm.quantize(w, p["group"], p["bits"], p["mode"])
+    full = gqmm.dequantize(*parts, group_size=p["group"], bits=p["bits"], mode=p["mode"],
+                           dtype="float32")
+    return parts, full.astype(np.float64)
+
+
+def kind_of(name):
+    import ml_dtypes
+
+    return ml_dtypes.bfloat16 if name == "bfloat16" else name
+
+
+def tensor(a, device="cpu", layout="dense"):
+    """A torch tensor of the values of a numpy array, in some layout that torch knows."""
+    import torch
+
+    a = np.ascontiguousarray(a)
+    if a.dtype.name == "bfloat16":
+        t = torch.from_numpy(a.view(np.uint16).copy()).view(torch.bfloat16)
+    else:
+        t = torch.from_numpy(a.copy())
+    t = t.to(device)
+    if t.dim() < 2 or layout not in ("rows", "transposed", "fortran"):
+        return t
+    if layout == "rows":
+        wide = torch.zeros(*t.shape[:-2], t.shape[-2] * 2, t.shape[-1] + 3, dtype=t.dtype,
+                           device=device)
+        part = wide[..., ::2, : t.shape[-1]]
+    elif layout == "transposed":
+        part = torch.zeros(*t.shape[:-2], t.shape[-1], t.shape[-2], dtype=t.dtype,
+                           device=device).mT
+    else:
+        part = torch.zeros(*reversed(t.shape), dtype=t.dtype, device=device).permute(
+            *reversed(range(t.dim())))
+    part.copy_(t)
+    return part
+
+
 def to_numpy(mx, a):
     """An MLX array as numpy's, bfloat16 through ml_dtypes."""
     if a.dtype == mx.bfloat16:
@@ -93,15 +140,13 @@ def to_numpy(mx, a):
 
 
 def activations(p):
-    import ml_dtypes
-
     rng = np.random.default_rng(p["seed"] + 1)
     x = rng.standard_normal(p["x_batch"] + (p["m"], p["k"]))
-    kind = ml_dtypes.bfloat16 if p["dtype"] == "bfloat16" else p["dtype"]
-    return x.astype(np.float32).astype(kind)
+    return x.astype(np.float32).astype(kind_of(p["dtype"]))
 
 
-def close(y, want, terms, dtype, k):
-    """Within float32 summation of the terms and one rounding of the result; NaN fails."""
-    bound = 2 * (k + 4) * 2.0**-24 * terms + EPS[dtype] * np.abs(want) + 1e-30
+def close(y, want, terms, dtype, k, rounded=0.0):
+    """Within float32 summation of the terms and one rounding of the result; NaN fails. rounded:
+    what the terms themselves were rounded to."""
+    bound = (2 * (k + 4) * 2.0**-24 + rounded) * terms + EPS[dtype] * np.abs(want) + 1e-30
     return bool((np.abs(y.astype(np.float64) - want) <= bound).all())

@@ -43,6 +43,31 @@ def torch():
     return pytest.importorskip("torch", reason="torch is not installed")
 
 
+def no_cuda():
+    """Why tests on CUDA cannot run here; empty if they can."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    if not torch.cuda.is_available():
+        return "torch has no CUDA here"
+    line = gqmm.info()["cuda"]
+    return "" if line.startswith("cuda:0") else f"gqmm: {line}"
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request):
+    """Where torch's tensors lie."""
+    if request.param == "cuda" and no_cuda():
+        pytest.skip(no_cuda())
+    return request.param
+
+
+@pytest.fixture
+def cuda():
+    if no_cuda():
+        pytest.skip(no_cuda())
+    yield "cuda"
+    gqmm.synchronize()  # a bad id that no test expected
+
+
 @pytest.fixture
 def story():
     """The model in models/, a GGUF file of true weights."""

@@ -26,15 +26,16 @@ def still():
         yield
 
 
-def calls():
+def calls(device):
     """(operation, arguments) of each that is registered."""
-    w = torch.randn(4, 8, 64)
+    w = torch.randn(4, 8, 64, device=device)
     q, s, b = gqmm.quantize(w)
-    x, ids = torch.randn(3, 1, 64), torch.tensor([2, 0, 1])
-    planes = gt.QuantizedLinear(torch.randn(8, 64)).weight.planes
-    both = gt.QuantizedExperts(torch.randn(4, 64, 32), torch.randn(4, 32, 32), "q8_0")
+    x, ids = torch.randn(3, 1, 64, device=device), torch.tensor([2, 0, 1], device=device)
+    planes = gt.QuantizedLinear(torch.randn(8, 64, device=device)).weight.planes
+    both = gt.QuantizedExperts(torch.randn(4, 64, 32, device=device),
+                               torch.randn(4, 32, 32, device=device), "q8_0")
     ops = torch.ops.gqmm
-    return [
+    found = [
         (ops.quantized_matmul, (x, q[0], s[0], b[0])),
         (ops.quantized_matmul, (torch.randn(4, 2, 8), q, s, b, False)),
         (ops.gather_qmm, (x, q, s, b, None, ids)),
@@ -51,18 +52,21 @@ def calls():
                    torch.randint(0, 4, (5, 2)), torch.rand(5, 2))),
         (ops.embed, (ids, planes, "q8_0", 64, torch.float16)),
     ]
+    return [(op, tuple(a.to(device) if torch.is_tensor(a) else a for a in arguments))
+            for op, arguments in found]
 
 
 @pytest.mark.parametrize("i", range(12))
-def test_fake_is_real(i):
+def test_fake_is_real(device, i):
     """opcheck: schema, fake shapes and dtypes, tracing with symbols; then one graph, same bits."""
-    op, arguments = calls()[i]
+    op, arguments = calls(device)[i]
     result = torch.library.opcheck(op.default, arguments)
     assert set(result.values()) == {"SUCCESS"}, result
     want = op(*arguments)
     got = torch.compile(lambda *a: op(*a), fullgraph=True, backend="aot_eager")(*arguments)
     for a, b in zip(*[r if isinstance(r, list) else [r] for r in (got, want)]):
         assert a.dtype == b.dtype and a.shape == b.shape
+        assert a.device.type == device
         assert a.numpy(force=True).tobytes() == b.numpy(force=True).tobytes() if (
             a.dtype not in (torch.bfloat16,)) else torch.equal(a, b)
 

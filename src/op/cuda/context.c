@@ -102,6 +102,20 @@ static gqmm_status choose_path(gqmm_context *ctx, const struct cudaDeviceProp *d
     return GQMM_OK;
 }
 
+/* Zeroes device memory without the default stream, which a capture may forbid. */
+static gqmm_status clear(void *memory, size_t bytes, gqmm_error *err)
+{
+    cudaStream_t own = NULL;
+    cudaError_t e = cudaStreamCreateWithFlags(&own, cudaStreamNonBlocking);
+    if (e == cudaSuccess)
+        e = cudaMemsetAsync(memory, 0, bytes, own);
+    if (e == cudaSuccess)
+        e = cudaStreamSynchronize(own);
+    if (own)
+        cudaStreamDestroy(own);
+    return gqmm_cuda_status(e, "clearing memory of a context", err);
+}
+
 static gqmm_status open_parts(gqmm_context *ctx, int32_t index, const char *isa, void *stream,
                               gqmm_error *err)
 {
@@ -119,8 +133,7 @@ static gqmm_status open_parts(gqmm_context *ctx, int32_t index, const char *isa,
     *s->fault = 0;
     if ((st = gqmm_cuda_status(cudaMalloc((void **)&s->ticket, sizeof *s->ticket),
                                "memory for a context", err)) != GQMM_OK ||
-        (st = gqmm_cuda_status(cudaMemset(s->ticket, 0, sizeof *s->ticket), "clearing it", err)) !=
-            GQMM_OK)
+        (st = clear(s->ticket, sizeof *s->ticket, err)) != GQMM_OK)
         return st;
     s->stream = stream;
     if (!stream) {
@@ -131,18 +144,29 @@ static gqmm_status open_parts(gqmm_context *ctx, int32_t index, const char *isa,
     return st;
 }
 
+/* A program may meet a stream, and make its context, while the thread captures a graph there: what
+ * is done meanwhile is no part of the graph. */
+static enum cudaStreamCaptureMode relax_capture(void)
+{
+    enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    cudaThreadExchangeStreamCaptureMode(&mode);
+    return mode;
+}
+
 static void close_device(gqmm_context *ctx)
 {
     gqmm_cuda_state *s = gqmm_cuda_of(ctx);
     if (!s)
         return;
     const int was = enter(ctx);
+    enum cudaStreamCaptureMode mode = relax_capture();
     if (s->stream)
         cudaStreamSynchronize(s->stream);
     if (s->own_stream)
         cudaStreamDestroy(s->stream);
     cudaFree(s->ticket);
     cudaFreeHost(s->fault);
+    cudaThreadExchangeStreamCaptureMode(&mode);
     leave(ctx, was);
     gqmm_release(&ctx->memory, s, 1, sizeof *s);
     ctx->device_state = NULL;
@@ -163,7 +187,9 @@ static gqmm_status open_device(gqmm_context *ctx, int32_t index, const char *isa
     if (!ctx->device_state)
         return gqmm_fail(err, GQMM_E_NOMEM, 0, "no memory for a context");
     const int was = enter(ctx);
+    enum cudaStreamCaptureMode mode = relax_capture();
     const gqmm_status st = open_parts(ctx, index, isa, stream, err);
+    cudaThreadExchangeStreamCaptureMode(&mode);
     leave(ctx, was);
     return st;
 }
