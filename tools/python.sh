@@ -3,7 +3,8 @@
 # python.sh BUILD: a virtual environment BUILD/python with what the tests of the Python package use:
 # pytest, hypothesis, ml_dtypes, gguf, safetensors, mlx[cpu], torch, transformers. Says what could
 # not be had and goes on: those tests are skipped then. torch brings gigabytes of CUDA along, so it
-# is installed in CI or with TORCH=1 only. Last, the library of the wheel is compiled into BUILD/wheel: tests/check_python.sh reports on it.
+# is installed in CI or with TORCH=1 only. Last, the library of the wheel is compiled into
+# BUILD/wheel: tests/check_python.sh reports on it.
 set -eu
 
 mkdir -p "$1"
@@ -42,4 +43,4 @@ has torch || { [ -n "${CI:-}${TORCH:-}" ] && get torch torch; } ||
     missing "torch (TORCH=1 installs it)"
 ! has torch || get transformers transformers || missing transformers
 "$venv/bin/pip" wheel . --no-deps -q --disable-pip-version-check -w "$build/wheel-made" \
-    -C build-dir="$build/wheel" >>"$log" 2>&1 || missing wheel
+    -C build-dir="$build/wheel" -C cmake.define.GQMM_CUDA=OFF >>"$log" 2>&1 || missing wheel

@@ -10,9 +10,10 @@ import numpy as np
 
 from . import _abi
 from ._frames import View, device_name, frame_of, one_stride, promote, view
+from ._one_bit import widened
 
 DEFAULTS = {"affine": (64, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
-AFFINE_BITS, AFFINE_GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)
+AFFINE_BITS, AFFINE_GROUPS = (1, 2, 3, 4, 5, 6, 8), (32, 64, 128)
 SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
@@ -42,7 +43,7 @@ def mode_of(tag: str, mode: str, group_size: Optional[int], bits: Optional[int])
         if group not in AFFINE_GROUPS:
             raise ValueError(f"[{tag}] affine group_size {group}: 32, 64 and 128 are supported")
         if width not in AFFINE_BITS:
-            raise ValueError(f"[{tag}] affine bits {width}: 2, 3, 4, 5, 6 and 8 are supported")
+            raise ValueError(f"[{tag}] affine bits {width}: 1, 2, 3, 4, 5, 6 and 8 are supported")
     elif (group, width) != DEFAULTS[mode]:
         raise ValueError(f"[{tag}] mode {mode} has group_size {DEFAULTS[mode][0]} and bits "
                          f"{DEFAULTS[mode][1]}, got {group} and {width}")
@@ -140,6 +141,10 @@ def mlx_matrix(tag: str, w: Any, scales: Any, biases: Any, group_size: Optional[
     bv = None if biases is None else view(biases)
     _check_types(tag, mode, wv, sv, bv)
     _check_shapes(tag, wv, sv, bv, group, width)
+    given = w
+    if width == 1:
+        w, width = widened(w), 2
+        wv = view(w)
     types = (sv.dtype,) if bv is None else (sv.dtype, bv.dtype)
     kind = promote(*types) if bv is not None else ""
     views = [readable(tag, "w", w), readable(tag, "scales", scales, kind or None)]
@@ -159,7 +164,7 @@ def mlx_matrix(tag: str, w: Any, scales: Any, biases: Any, group_size: Optional[
                   [] if empty else [plane(v) for v in views],  # type: ignore[misc]
                   gv.at if gv else 0, 1 if gv and gv.size > 1 else 0, views[0].device,
                   [v.hold() for v in views] + [gv and gv.hold()], types if bv is not None else (),
-                  any(v.owner is not a for v, a in zip(views, (w, scales, biases))))
+                  any(v.owner is not a for v, a in zip(views, (given, scales, biases))))
 
 
 def blocks_matrix(format: str, data: Any, rows: int, cols: int) -> Matrix:

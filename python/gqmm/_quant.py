@@ -9,6 +9,7 @@ from . import _abi
 from ._context import Context, context_of
 from ._frames import dtype_name, frame_of
 from ._modes import SHORT, format_of, global_scale_of, mlx_matrix, mode_of, readable
+from ._one_bit import delivered, quantized
 from ._weights import make_handle, run_quantize
 
 
@@ -18,7 +19,7 @@ def quantize(w: Any, /, group_size: Optional[int] = None, bits: Optional[int] = 
     """Rounds w to codes and scales, as mlx.core.quantize does on the CPU, bit for bit.
 
     w       float32, float16 or bfloat16 [..., N, K], K a multiple of group_size
-    mode    "affine" (group_size 64; 32, 128 · bits 4; 2, 3, 5, 6, 8), "mxfp4", "mxfp8" (groups
+    mode    "affine" (group_size 64; 32, 128 · bits 4; 1, 2, 3, 5, 6, 8), "mxfp4", "mxfp8" (groups
             of 32), "nvfp4" (groups of 16; global_scale: the tensor's amax, one float32)
     result  (codes uint32 [..., N, K*bits/32], scales [..., N, K/group_size], biases likewise);
             mode "affine": scales and biases of the dtype of w; others: scales uint8, no biases
@@ -35,6 +36,10 @@ def quantize(w: Any, /, group_size: Optional[int] = None, bits: Optional[int] = 
     if v.shape[-1] % group:
         raise ValueError(f"[quantize] rows of {v.shape[-1]} elements do not divide into groups "
                          f"of {group}; w has shape {v.shape}")
+    if width == 1:
+        made = quantized(v, group)
+        return tuple(delivered(a, frame, name, v.device)
+                     for a, name in zip(made, ("uint32", v.dtype, v.dtype)))
     gv = global_scale_of("quantize", mode, global_scale, 1, v)
     lead = v.shape[:-1]
     shapes = [("uint32", lead + (v.shape[-1] * width // 32,))]

@@ -12,7 +12,7 @@ LAYOUTS = ["dense", "readonly", "rows", "reversed", "transposed", "columns", "fo
 
 def sized(mode, draw):
     if mode == "affine":
-        return draw(st.sampled_from([32, 64, 128])), draw(st.sampled_from([2, 3, 4, 5, 6, 8]))
+        return draw(st.sampled_from([32, 64, 128])), draw(st.sampled_from([1, 2, 3, 4, 5, 6, 8]))
     return {"mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}[mode]
 
 

@@ -57,6 +57,13 @@ def test_no_rows():
     assert gqmm.dequantize(*q).shape == (0, 64)
 
 
-def test_one_bit_says_so(rng):
-    with pytest.raises(ValueError, match="2, 3, 4, 5, 6 and 8"):
-        gqmm.quantize(rng.standard_normal((4, 64)).astype(np.float32), bits=1)
+def test_one_bit_is_kept_as_two(rng):
+    """Codes of one bit are no format of the C library."""
+    w = rng.standard_normal((4, 64)).astype(np.float32)
+    q = gqmm.quantize(w, bits=1)
+    made = gqmm.Weights.from_mlx(*q, bits=1)
+    assert made.format == "affine2_g64_f32" and made.bits_per_weight == 3
+    assert np.array_equal(made.dequantize(), gqmm.dequantize(*q, bits=1))
+    assert len(np.unique(made.dequantize()[0])) == 2
+    with pytest.raises(ValueError, match="1, 2, 3, 4, 5, 6 and 8"):
+        gqmm.quantize(w, bits=7)
