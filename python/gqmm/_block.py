@@ -99,8 +99,8 @@ def moe(x: Any, gate: Any, up: Any, down: Any, *, ids: Any = None, weights: Any 
         more = (_key(router), n_slots, scoring, renormalize, routed_scale, _key(router_bias),
                 _key(shared_gate), _key(shared_up), _key(shared_down), _key(shared_scale),
                 return_routing)
-    key = ("moe", (xr[0] | ir[0] | wr[0]) & 3, xr[1], xr[2], xr[3], ir[1], ir[2], ir[3], wr[1],
-           wr[2], wr[3], _key(gate), _key(up), _key(down), more, precision, ctx)
+    key = ("moe", (xr[0] | ir[0] | wr[0]) & 3, xr[1], xr[2], xr[3], *ir[1:5], *wr[1:5], _key(gate),
+           _key(up), _key(down), more, precision, ctx)
     plans = gate._plans if type(gate) is Weights else ctx._plans
     plan = plans.get(key)
     if plan is None or plan.frame is not frame:

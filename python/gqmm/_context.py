@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes as C
 import os
 import sys
@@ -107,20 +106,11 @@ class Context:
 
     def _run(self, function: Any, desc: int, frame: Any) -> None:
         """The call itself, the lock being held."""
-        if self._device is None:
-            if function(self._handle, desc, self._error_at):
-                self._fail()
-            return
         if self._moves:
             self._follow(frame)
-        if frame.elsewhere(self._device):
-            with frame.on(self._device):
-                failed = function(self._handle, desc, self._error_at)
-        else:
-            failed = function(self._handle, desc, self._error_at)
-        if failed:
+        if function(self._handle, desc, self._error_at):
             self._fail()
-        if frame.waits:
+        if self._device is not None and frame.waits:
             _abi.call("gqmm_synchronize", self._handle)
 
     def _follow(self, frame: Any) -> None:
@@ -171,10 +161,7 @@ def _make(key: Any) -> Context:
     """Where torch is loaded, its threads are used: but not in a forked child, whose OpenMP runtime
     waits for threads that stayed with the parent."""
     if key is not None:
-        with contextlib.ExitStack() as stack:  # making a context makes its device the current one
-            for name in set(_made) & {"torch", "cupy"}:
-                stack.enter_context(_made[name].on(key[0]))
-            return Context(device=device_name(key[0]), _stream=key[1])
+        return Context(device=device_name(key[0]), _stream=key[1])
     if not _left_behind and hasattr(sys.modules.get("torch"), "get_num_threads"):
         try:
             return Context(sys.modules["torch"].get_num_threads(), openmp=True)

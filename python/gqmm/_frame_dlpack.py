@@ -280,14 +280,8 @@ class Cupy(Frame):
     def stream(self, device: int) -> int:
         return self.cupy.cuda.get_current_stream().ptr
 
-    def on(self, device: int) -> Any:
-        return self.cupy.cuda.Device(device)
-
     def wait(self, device: int) -> None:
         self.cupy.cuda.Device(device).synchronize()
-
-    def elsewhere(self, device: int) -> bool:
-        return self.cupy.cuda.runtime.getDevice() != device
 
     def capturing(self) -> bool:
         return self.cupy.cuda.get_current_stream().is_capturing()

@@ -37,7 +37,8 @@ def _strides(a: Any) -> Tuple[int, ...]:
 
 def _place(a: Any) -> int:
     if not a.is_cuda:
-        raise TypeError(f"torch tensors on device '{a.device}' cannot be used")
+        raise TypeError(f"torch tensors on device '{a.device}' cannot be used, only those of the "
+                        "CPU and of CUDA")
     return a.get_device()
 
 
@@ -52,7 +53,7 @@ class Torch(Frame):
 
     def raw(self, a: Any) -> Raw:
         return (a.data_ptr(), a.shape, a.is_contiguous() or _strides(a), a.dtype,
-                None if a.is_cpu else _place(a), None)
+                None if a.is_cpu else a.get_device() if a.is_cuda else _place(a), None)
 
     def triple(self, w: Any, s: Any, b: Any) -> Tuple[Any, ...]:
         try:
@@ -117,14 +118,8 @@ class Torch(Frame):
             return torch.cuda.current_stream(device).cuda_stream
         return _stream(device)
 
-    def on(self, device: int) -> Any:
-        return torch.cuda.device(device)
-
     def wait(self, device: int) -> None:
         torch.cuda.synchronize(device)
-
-    def elsewhere(self, device: int) -> bool:
-        return self.many and _device() != device
 
     def capturing(self) -> bool:
         return torch.cuda.is_current_stream_capturing()

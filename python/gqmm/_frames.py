@@ -11,7 +11,6 @@ DLPack have files of their own.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes as C
 import sys
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -130,7 +129,7 @@ class Frame:
 
     def triple(self, w: Any, s: Any, b: Any) -> Tuple[Any, ...]:
         """raw()[:4] of codes, scales (or None) and biases (or None) of any packages: a key."""
-        key: Tuple[Any, ...] = self.raw(w)[:4]
+        key: Tuple[Any, ...] = self.raw(w)[:4]  # an address tells the device too
         for a in (s, b):
             if a is not None:
                 key += (_frames.get(type(a)) or frame_of(a)).raw(a)[:4]
@@ -183,16 +182,8 @@ class Frame:
         raise TypeError(f"{self.name}: results on {device_name(device)} are made for torch, CuPy "
                         "and JAX arrays only")
 
-    def on(self, device: int) -> Any:
-        """A context manager in which the device is CUDA's current one, as launches need."""
-        return contextlib.nullcontext()
-
     def wait(self, device: int) -> None:
         """For all calls on the device whose results are not waited for anyhow."""
-
-    def elsewhere(self, device: int) -> bool:
-        """Whether another device is CUDA's current one."""
-        return False
 
     def capturing(self) -> bool:
         """Whether calls go into a graph, so that memory made now may not be kept."""

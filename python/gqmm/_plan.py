@@ -32,14 +32,15 @@ class Plan:
     run: Any
     keep: List[Any]
     __slots__ = ("frame", "shape", "make", "finish", "desc", "at", "run", "lhs", "rhs", "keep",
-                 "handle", "once", "copies", "scratch")
+                 "handle", "once", "copies", "scratch", "waits")
 
     def __init__(self) -> None:
         self.handle = 0  # of weights that were plain arrays
         self.lhs = self.rhs = False  # whether the address is the caller's
         self.once = False  # it points at copies of this call's arrays
         self.copies: Optional[str] = None  # the dtype of the copy of x that is computed with
-        self.scratch: Any = None  # on a device: what makes workspaces, False for none
+        self.scratch: Any = None  # what makes workspaces, where one is needed
+        self.waits = False  # results are handed out when they are complete
         self.keep = []
 
     def __del__(self, _destroy: Any = _abi.lib.gqmm_weights_destroy) -> None:
@@ -47,12 +48,12 @@ class Plan:
             _destroy(self.handle)
 
 
-_held: List[Any] = []  # ids on devices of forgotten plans: captured graphs may read them
+_held: List[Any] = []  # ids of forgotten plans: captured graphs may read them
 
 
 def remember(plans: Dict[Any, Any], key: Any, plan: Any) -> None:
     if len(plans) >= _MAX_PLANS:
-        _held.extend(p.keep for p in plans.values() if p.keep and p.scratch is not None)
+        _held.extend(p.keep for p in plans.values() if p.keep)
         plans.clear()
     plans[key] = plan
 
@@ -164,7 +165,7 @@ def _plan_scratch(p: Plan, device: int, context: Context) -> None:
     op = _abi.OPERATIONS["QMM" if p.run is DENSE else "GATHER_QMM"]
     with context._lock:
         _abi.call("gqmm_workspace_size", context._handle, op, p.desc, C.byref(size))
-    p.scratch = False  # none is needed
+    p.waits = p.frame.waits
     if size.value:
         p.scratch = p.frame.maker((size.value,), p.frame.dtype("uint8"), device)
         p.desc.workspace_bytes = size.value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+from . import _abi
 from ._context import Context, context_of
 from ._frames import _frames, frame_of, view
 from ._modes import mlx_matrix
@@ -23,6 +24,7 @@ def _run(p: Plan, context: Context, x: int, lhs: int, rhs: int) -> Any:
         if not p.frame.waits:  # (JAX's are zeros already)
             y[...] = 0
         return p.frame.finish(y)
+    work = None
     with context._lock:
         d.x = x
         d.y = at
@@ -31,19 +33,15 @@ def _run(p: Plan, context: Context, x: int, lhs: int, rhs: int) -> Any:
         if p.rhs:
             d.rhs = rhs
         if p.scratch is not None:
-            return _run_on_device(p, context, y)
+            work, d.workspace = p.scratch()
+        if context._moves:
+            context._follow(p.frame)
         if p.run(context._handle, p.at, context._error_at):
             context._fail()
+        if p.waits:
+            _abi.call("gqmm_synchronize", context._handle)
+    del work  # its allocator may give it to what is enqueued after this call
     return y if p.finish is None else p.finish(y)
-
-
-def _run_on_device(p: Plan, context: Context, y: Any) -> Any:
-    work = None
-    if p.scratch:
-        work, p.desc.workspace = p.scratch()
-    context._run(p.run, p.at, p.frame)
-    del work  # the allocator may give it to what is enqueued after this call
-    return y
 
 
 _HAS_SCALES = "gqmm.Weights carry their scales: pass none, and no biases"
@@ -191,13 +189,13 @@ def gather_qmm(x: Any, w: Any, /, scales: Any = None, biases: Any = None, lhs_in
         if scales is not None or biases is not None:
             raise TypeError(_HAS_SCALES)
         plans = w._plans
-        key = ((xr[0] | lr[0] | rr[0]) & 3, xr[1], xr[2], xr[3], lr[1], lr[2], lr[3], rr[1], rr[2],
-               rr[3], transpose, sorted_indices, precision, ctx)
+        key = ((xr[0] | lr[0] | rr[0]) & 3, xr[1], xr[2], xr[3], *lr[1:5], *rr[1:5], transpose,
+               sorted_indices, precision, ctx)
     else:
         plans = ctx._plans
         wk = (_frames.get(type(w)) or frame_of(w)).triple(w, scales, biases)
-        key = ((xr[0] | lr[0] | rr[0]) & 3, xr[1], xr[2], xr[3], lr[1], lr[2], lr[3], rr[1], rr[2],
-               rr[3], wk, transpose, group_size, bits, mode, sorted_indices, precision)
+        key = ((xr[0] | lr[0] | rr[0]) & 3, xr[1], xr[2], xr[3], *lr[1:5], *rr[1:5], wk, transpose,
+               group_size, bits, mode, sorted_indices, precision)
     found = plans.get(key) if global_scale is None else None
     if fx.grad is not None and fx.grad(x):
         refuse_grad("gather_qmm", fx)

@@ -284,6 +284,11 @@ def test_what_lies_elsewhere(cuda):
     for a, w, i in wrong:
         with pytest.raises(ValueError, match="cuda:0"):
             gqmm.gather_qmm(a, *w, rhs_indices=i)
+    for x_there, w, ids_there in ((True, made.to("cuda"), True), (False, made, False)):
+        a, i = (x.cuda() if x_there else x), (ids.cuda() if ids_there else ids)
+        gqmm.gather_qmm(a, w, rhs_indices=i)  # a plan that ids of elsewhere must not follow
+        with pytest.raises(ValueError, match="cuda:0"):
+            gqmm.gather_qmm(a, w, rhs_indices=i.cpu() if ids_there else i.cuda())
     with pytest.raises(ValueError, match="context is of cpu"):
         gqmm.gather_qmm(x.cuda(), *there, rhs_indices=ids.cuda(), context=gqmm.Context(threads=1))
     with pytest.raises(ValueError, match="cuda:0"):
