@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <type_traits>
 #include <unistd.h>
 
 #include "base/num.h"
@@ -76,7 +77,17 @@ static void fill(uint8_t *p, int n, int round)
 
 struct results {
     uint32_t codes[PIECES][LANES][PARTS][4];
+    uint32_t raw[PIECES][LANES][4];
     float2 scales[GROUPS];
+};
+
+// Raw codes of the decoders that have them.
+template <class D, class = void> struct raw_of {
+    static constexpr bool has = false;
+};
+
+template <class D> struct raw_of<D, std::void_t<decltype(D::raw_bias)>> {
+    static constexpr bool has = true;
 };
 
 template <class D, bool ALIGNED>
@@ -87,6 +98,11 @@ GQMM_HD static void decode(results *out, const step_row &r, int j, int t, const 
     for (int part = 0; part < D::parts; part++)
         for (int i = 0; i < 4; i++)
             out->codes[j][t][part][i] = a[part][i];
+    if constexpr (raw_of<D>::has) {
+        D::template raw_codes<ALIGNED>(a, r, j, t, f);
+        for (int i = 0; i < 4; i++)
+            out->raw[j][t][i] = a[0][i];
+    }
     for (int g = j * 32 / D::piece; t == 0 && g < (j + 1) * 32 / D::piece; g++)
         out->scales[g] = D::template scale<ALIGNED>(r, g, f);
 }
@@ -149,6 +165,27 @@ static float code_of(const results &r, int parts, int j, int t, int i)
     for (int part = parts - 1; part >= 0; part--)
         sum += gqmm_bf16_to_f32((uint16_t)(r.codes[j][t][part][i / 2] >> (i & 1) * 16));
     return sum;
+}
+
+// Raw codes are the codes and raw_bias, in raw_order.
+template <class D> static bool check_raw(const results &got, const char *how)
+{
+    if constexpr (raw_of<D>::has) {
+        float codes[32];
+        for (int j = 0; j < D::step / 32; j++) {
+            for (int n = 0; n < 32; n++)
+                codes[k_of(D::in_order, n / 8, n % 8)] = code_of(got, D::parts, j, n / 8, n % 8);
+            for (int n = 0; n < 32; n++) {
+                const uint32_t pair = got.raw[j][n / 8][n % 8 / 2];
+                const float raw = gqmm_bf16_to_f32((uint16_t)(pair >> (n & 1) * 16));
+                const float code = codes[k_of(D::raw_order, n / 8, n % 8)];
+                if (raw != code + D::raw_bias)
+                    return fail("%s: piece %d lane %d element %d: raw code %g of %g", how, j, n / 8,
+                                n % 8, raw, code);
+            }
+        }
+    }
+    return true;
 }
 
 // f32 loses what lies below the least bf16.
@@ -259,7 +296,8 @@ static bool check_host(const gqmm_format_info *f, const guarded *pages)
         for (int j = 0; j < D::step / 32; j++)
             for (int t = 0; t < LANES; t++)
                 decode<D, ALIGNED>(&got, row, j, t, args);
-        if (!check_step<D>(f, got, r.p, ALIGNED ? "aligned" : "anywhere"))
+        const char *how = ALIGNED ? "aligned" : "anywhere";
+        if (!check_step<D>(f, got, r.p, how) || !check_raw<D>(got, how))
             return false;
     }
     return true;
@@ -301,7 +339,8 @@ static bool check_device(const gqmm_format_info *f, const guarded *pages, const 
         const uint8_t *p[3];
         for (int plane = 0; plane < 3; plane++)
             p[plane] = m.slots + (size_t)(3 * round + plane) * SLOT + m.slips[3 * round + plane];
-        if (!check_step<D>(f, m.out[round], p, ALIGNED ? "aligned" : "anywhere"))
+        const char *how = ALIGNED ? "aligned" : "anywhere";
+        if (!check_step<D>(f, m.out[round], p, how) || !check_raw<D>(m.out[round], how))
             return false;
     }
     return true;

@@ -92,6 +92,64 @@ __device__ __forceinline__ uint32_t next_part(float &v)
     return bits;
 }
 
+// Eight numbers of a row: what they add up to and their parts as bf16, one after the other.
+struct float_eight {
+    float v[8];
+
+    __device__ __forceinline__ void load(const void *row, int64_t k, int64_t n, int type)
+    {
+        load_8(v, row, k, n, type);
+    }
+
+    __device__ __forceinline__ float sum() const
+    {
+        return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+    }
+
+    __device__ __forceinline__ uint4 next()
+    {
+        uint32_t h[8];
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            h[i] = next_part(v[i]);
+        return make_uint4(h[0] | h[1] << 16, h[2] | h[3] << 16, h[4] | h[5] << 16,
+                          h[6] | h[7] << 16);
+    }
+};
+
+struct bf16_eight {
+    uint4 v;
+
+    __device__ __forceinline__ void load(const void *row, int64_t k, int64_t n, int)
+    {
+        const uint16_t *p = (const uint16_t *)row + k;
+        uint32_t h[8] = {};
+        if (k + 8 <= n && ((uintptr_t)p & 15) == 0) {
+            v = *(const uint4 *)p;
+            return;
+        }
+        for (int i = 0; i < 8; i++)
+            if (k + i < n)
+                h[i] = p[i];
+        v = make_uint4(h[0] | h[1] << 16, h[2] | h[3] << 16, h[4] | h[5] << 16, h[6] | h[7] << 16);
+    }
+
+    __device__ __forceinline__ float sum() const
+    {
+        const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+        float s[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            s[i] = __uint_as_float(w[i] << 16) + __uint_as_float(w[i] & 0xffff0000u);
+        return (s[0] + s[1]) + (s[2] + s[3]);
+    }
+
+    __device__ __forceinline__ uint4 next() const
+    {
+        return v;
+    }
+};
+
 // Eight numbers in plain order, as four pairs, to where the decoder's order wants them. `at` is the
 // piece's 64 bytes (32 numbers, 4 lanes of 8: lane t reads 16 bytes at 16 t), q which eight they
 // are.
@@ -104,6 +162,10 @@ template <order o> __device__ __forceinline__ void place_8(uint8_t *at, int q, c
         *(uint4 *)(at + 16 * q) =
             make_uint4(__byte_perm(v.x, v.z, low), __byte_perm(v.x, v.z, high),
                        __byte_perm(v.y, v.w, low), __byte_perm(v.y, v.w, high));
+    } else if (o == BYTES) {
+        *(uint4 *)(at + 16 * q) =
+            make_uint4(__byte_perm(v.x, v.y, low), __byte_perm(v.x, v.y, high),
+                       __byte_perm(v.z, v.w, low), __byte_perm(v.z, v.w, high));
     } else if (o == NATIVE) {
         *(uint32_t *)(at + 4 * q) = v.x;
         *(uint32_t *)(at + 4 * q + 16) = v.y;
@@ -118,26 +180,6 @@ template <order o> __device__ __forceinline__ void place_8(uint8_t *at, int q, c
         *(uint2 *)(at + ((2 * q) & 3) * 16 + (q >> 1) * 8) = first;
         *(uint2 *)(at + ((2 * q + 1) & 3) * 16 + (q >> 1) * 8) = second;
     }
-}
-
-// The eight of a lane from a piece in plain order, the other way round.
-template <order o> __device__ __forceinline__ uint4 take_8(const uint8_t *piece, int t)
-{
-    const uint32_t low = 0x5410, high = 0x7632;
-    if (o == SERIAL || o == NIBBLE) {
-        const uint4 v = *(const uint4 *)(piece + 16 * t);
-        return o == SERIAL ? v
-                           : make_uint4(__byte_perm(v.x, v.z, low), __byte_perm(v.x, v.z, high),
-                                        __byte_perm(v.y, v.w, low), __byte_perm(v.y, v.w, high));
-    }
-    if (o == NATIVE)
-        return make_uint4(
-            *(const uint32_t *)(piece + 4 * t), *(const uint32_t *)(piece + 4 * t + 16),
-            *(const uint32_t *)(piece + 4 * t + 32), *(const uint32_t *)(piece + 4 * t + 48));
-    const uint2 a = *(const uint2 *)(piece + 8 * t), b = *(const uint2 *)(piece + 8 * t + 32);
-    return o == HALVES ? make_uint4(a.x, a.y, b.x, b.y)
-                       : make_uint4(__byte_perm(a.x, a.y, low), __byte_perm(a.x, a.y, high),
-                                    __byte_perm(b.x, b.y, low), __byte_perm(b.x, b.y, high));
 }
 
 } // namespace gqmm

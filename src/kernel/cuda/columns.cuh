@@ -80,24 +80,26 @@ __device__ __forceinline__ void gather_equals(column_set<NC> &to, const gqmm_cud
     const int lane = (int)threadIdx.x;
     if (lane >= 32)
         return;
+    constexpr int AHEAD = 4;
     const int mine = expert_of(p, tile);
     int before = 0, rank = 0; // of mine: pairs seen, and how many came before this block's
-    for (int q0 = 0; q0 < p.n_pairs; q0 += 32) {
-        const int q = q0 + lane;
-        const bool same = q < p.n_pairs && mine >= 0 && expert_of(p, q) == mine;
-        const uint32_t all = __ballot_sync(0xffffffffu, same);
-        if (q0 <= tile && tile < q0 + 32)
-            rank = before + __popc(all & ((1u << (tile - q0)) - 1));
-        if (q0 + 32 <= tile) { // still before
+    for (int q0 = 0; q0 < p.n_pairs; q0 += 32 * AHEAD) {
+        int ids[AHEAD]; // their loads are under way at once
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+            ids[i] = q0 + i * 32 + lane < p.n_pairs ? expert_of(p, q0 + i * 32 + lane) : -1;
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const int first = q0 + i * 32, q = first + lane;
+            const bool same = mine >= 0 && ids[i] == mine;
+            const uint32_t all = __ballot_sync(0xffffffffu, same);
+            if (first <= tile && tile < first + 32)
+                rank = before + __popc(all & ((1u << (tile - first)) - 1));
+            const int c = before + __popc(all & ((1u << lane) - 1)) - rank;
+            if (same && q >= tile && c < NC && rank % NC == 0)
+                set_column(to, c, p, q, 0);
             before += __popc(all);
-            continue;
         }
-        if (mine >= 0 && rank % NC != 0)
-            break;
-        const int c = before + __popc(all & ((1u << lane) - 1)) - rank;
-        if (same && c >= 0 && c < NC)
-            set_column(to, c, p, q, 0);
-        before += __popc(all);
     }
     if (mine < 0)
         to.y_at[0] = (int64_t)tile * p.y_pair;
@@ -113,9 +115,9 @@ __device__ __forceinline__ void find_columns(column_set<NC> &to, const gqmm_cuda
                                              int tile)
 {
     if (p.list.tiles) {
-        gqmm_cuda_tile t = {-1, 0, 0, 0};
-        if (tile < *p.list.n_tiles)
-            t = p.list.tiles[tile];
+        gqmm_cuda_tile t = p.list.tiles[tile]; // of a tile beyond the last, whatever lies there
+        if (tile >= *p.list.n_tiles)
+            t = {-1, 0, 0, 0};
         set_range(to, p, p.list.order, t.expert, t.begin, t.count);
     } else if (!p.rhs && p.expert >= 0) {
         const int left = (int)(p.n_pairs * p.m) - tile * NC;

@@ -13,6 +13,7 @@
 //            for bytes whose nibbles lie 16 apart, and for groups of 16, since the first matrix
 //            instruction of a piece (pairs 0 and 1) then meets its first 16 weights only
 //   CROSSED  lane t holds k as HALVES does,            pairs (0, 2) (1, 3), then 16 further
+//   BYTES    lane t holds k = 8 t + i,                 pairs (0, 2) (1, 3) (4, 6) (5, 7)
 //   NATIVE   lane t holds k = 2 t, 2 t + 1 and those 8, 16 and 24 further: the order of the
 //            instruction itself. Both for groups of 16 whose bytes are few
 //
@@ -30,7 +31,7 @@
 namespace gqmm
 {
 
-enum order { SERIAL, NIBBLE, HALVES, CROSSED, NATIVE };
+enum order { SERIAL, NIBBLE, HALVES, CROSSED, NATIVE, BYTES };
 
 // k in its piece of element i (pair i / 2, low half first) of lane t.
 GQMM_HD constexpr int k_of(order o, int t, int i)
@@ -39,6 +40,7 @@ GQMM_HD constexpr int k_of(order o, int t, int i)
            : o == NIBBLE  ? 8 * t + i / 2 + (i & 1) * 4
            : o == HALVES  ? 4 * t + (i & 3) + (i & 4) * 4
            : o == CROSSED ? 4 * t + (i & 2) / 2 + (i & 1) * 2 + (i & 4) * 4
+           : o == BYTES   ? 8 * t + (i & 2) / 2 + (i & 1) * 2 + (i & 4)
                           : 2 * t + (i & 1) + i / 2 * 8;
 }
 
@@ -62,18 +64,25 @@ struct step_row {
 //   D::parts          bf16 numbers that add up to a code: 1, but 2 for f16 and 3 for f32 weights
 //   D::piece          16 where scales change every 16 weights, else 32
 //   D::has_offset
+//   D::grouped        the group is a matter of the matrix: 32, 64 or 128 (one scale for two or four
+//                     pieces); piece is 32
 //   D::align          what a step's bytes are a multiple of in plane 0 (a power of two, at most
 //   16):
 //                     where rows start at multiples of 16, steps start at multiples of this
 //   D::loose          rows may start at any byte, as a block (32 weights) is no multiple of 16
-//   bytes D::in_order       the order above D::codes(a, row, j, t, args)            a[part][4]: the
-//   pairs of piece j of the step for lane t D::scale(row, g, args) -> float2 {scale, offset} of
-//   group-piece g (D::piece weights each) of the
+//                     bytes
+//   D::in_order       the order above
+//   D::codes(a, row, j, t, args)   a[part][4]: the pairs of piece j of the step for lane t
+//   D::scale(row, g, args) -> float2 {scale, offset} of group-piece g (D::piece weights each) of
+//   the
 //                     step; without offsets .y is 0. Bits equal the definition's; a global scale
 //                     (mlx_nvfp4) is the caller's to multiply
+// and may have, where it takes fewer instructions,
+//   D::raw_codes      the same as codes, with D::raw_bias (an integer that bf16 has) added to each
+//                     and in D::raw_order
 //
-// codes and scale are templates of one bool, ALIGNED, by default !D::loose. True: plane 0 of the
-// step starts at a multiple of D::align, planes 1 and 2 at one of their element; fewer
+// codes, raw_codes and scale are templates of one bool, ALIGNED, by default !D::loose. True: plane
+// 0 of the step starts at a multiple of D::align, planes 1 and 2 at one of their element; fewer
 // instructions. False: every plane starts anywhere. Every decoder has both:
 //
 //   D::codes(a, row, j, t, args)   or   D::template codes<true>(a, row, j, t, args)

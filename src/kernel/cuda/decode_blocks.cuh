@@ -15,7 +15,7 @@ namespace gqmm
 template <int BYTES, bool OFFSET, int STEP = 256> struct block32 {
     static constexpr int step = STEP, block = 32, planes = 1, parts = 1, piece = 32;
     static constexpr int align = largest_power(STEP / 32 * BYTES);
-    static constexpr bool has_offset = OFFSET, loose = true;
+    static constexpr bool has_offset = OFFSET, grouped = false, loose = true;
     static constexpr order in_order = HALVES;
 
     GQMM_HD static constexpr int64_t bytes(int, int64_t n, const format_args &)
@@ -41,7 +41,19 @@ template <int LESS> GQMM_HD static inline void crossed_nibbles(uint32_t (&a)[4],
     a[3] = field<4, 12, LESS>(w);
 }
 
+// The same with 16 added.
+GQMM_HD static inline void crossed_nibbles_16(uint32_t (&a)[4], uint32_t w)
+{
+    a[0] = nibble_16(w, 0);
+    a[1] = nibble_16(w, 8);
+    a[2] = nibble_16(w, 4);
+    a[3] = nibble_16(w, 12);
+}
+
 struct dec_q4_0 : block32<18, false> {
+    static constexpr int raw_bias = 16 + 8;
+    static constexpr order raw_order = in_order;
+
     template <bool ALIGNED = false>
     GQMM_HD static void codes(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                               const format_args &)
@@ -49,15 +61,34 @@ struct dec_q4_0 : block32<18, false> {
         const memory<ALIGNED ? align : 1> m(r.p[0]);
         crossed_nibbles<8>(a[0], m.crossed(18 * j + 2, 4 * t));
     }
+
+    template <bool ALIGNED = false>
+    GQMM_HD static void raw_codes(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                                  const format_args &)
+    {
+        const memory<ALIGNED ? align : 1> m(r.p[0]);
+        crossed_nibbles_16(a[0], m.crossed(18 * j + 2, 4 * t));
+    }
 };
 
 struct dec_q4_1 : block32<20, true> {
+    static constexpr int raw_bias = 16;
+    static constexpr order raw_order = in_order;
+
     template <bool ALIGNED = false>
     GQMM_HD static void codes(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                               const format_args &)
     {
         const memory<ALIGNED ? align : 1> m(r.p[0]);
         crossed_nibbles<0>(a[0], m.crossed(20 * j + 4, 4 * t));
+    }
+
+    template <bool ALIGNED = false>
+    GQMM_HD static void raw_codes(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                                  const format_args &)
+    {
+        const memory<ALIGNED ? align : 1> m(r.p[0]);
+        crossed_nibbles_16(a[0], m.crossed(20 * j + 4, 4 * t));
     }
 };
 
@@ -128,7 +159,7 @@ struct dec_mxfp4 : block32<17, false> {
 // the matrix instruction takes them.
 struct dec_nvfp4 {
     static constexpr int step = 256, block = 64, planes = 1, parts = 1, piece = 16, align = 16;
-    static constexpr bool has_offset = false, loose = true;
+    static constexpr bool has_offset = false, grouped = false, loose = true;
     static constexpr order in_order = NATIVE;
 
     GQMM_HD static constexpr int64_t bytes(int, int64_t n, const format_args &)

@@ -13,7 +13,7 @@ namespace gqmm
 template <int BYTES, int PARTS> struct plain_float {
     static constexpr int step = BYTES == 4 ? 64 : 128;
     static constexpr int block = 32, planes = 1, parts = PARTS, piece = 32, align = 16;
-    static constexpr bool has_offset = false, loose = true;
+    static constexpr bool has_offset = false, grouped = false, loose = true;
     static constexpr order in_order = SERIAL;
 
     GQMM_HD static constexpr int64_t bytes(int, int64_t n, const format_args &)

@@ -13,7 +13,7 @@ namespace gqmm
 template <int BYTES, int PIECE, bool OFFSET> struct block256 {
     static constexpr int step = 256, block = 256, planes = 1, parts = 1, piece = PIECE;
     static constexpr int align = largest_power(BYTES);
-    static constexpr bool has_offset = OFFSET, loose = align < 16;
+    static constexpr bool has_offset = OFFSET, grouped = false, loose = align < 16;
     static constexpr order in_order = PIECE == 16 ? HALVES : SERIAL;
 
     GQMM_HD static constexpr int64_t bytes(int, int64_t n, const format_args &)
@@ -28,21 +28,25 @@ GQMM_HD static inline uint32_t move_bit(uint32_t w, int from, int to)
     return from < to ? w << (to - from) : w >> (from - to);
 }
 
-// q4_k and q5_k begin alike: d, dmin, twelve bytes of 6-bit scales and minima.
+// q4_k and q5_k begin alike: d, dmin, twelve bytes of 6-bit scales and minima. Four groups share
+// what is done to words.
 template <int A> GQMM_HD static inline float2 k_scale(const memory<A> &m, int g)
 {
     uint32_t w[4];
     m.four(w, 0);
-    const uint32_t shift = (uint32_t)(g & 3) * 8;
-    const uint32_t s = w[1] >> shift, n = w[2] >> shift, v = w[3] >> shift;
-    const uint32_t sc = g < 4 ? s & 63 : (v & 15) | (s >> 2 & 48);
-    const uint32_t mn = g < 4 ? n & 63 : (v >> 4 & 15) | (n >> 2 & 48);
-    return make_float2(mul(half_to_float(w[0] & 0xffff), integer(sc)),
-                       -mul(half_to_float(w[0] >> 16), integer(mn)));
+    const uint32_t high = (uint32_t)g >> 2; // groups 4 to 7
+    const uint32_t s = high ? w[3] : w[1], n = high ? w[3] >> 4 : w[2];
+    const uint32_t sc = pick(s, 0x0f0f0f0f, w[1] >> 2 * high & 0x30303030);
+    const uint32_t mn = pick(n, 0x0f0f0f0f, w[2] >> 2 * high & 0x30303030);
+    return make_float2(mul(half_to_float(w[0] & 0xffff), integer_byte(sc, g & 3)),
+                       mul(-half_to_float(w[0] >> 16), integer_byte(mn, g & 3)));
 }
 
 // Pieces 2 c and 2 c + 1 share 32 bytes, the low nibbles and the high ones.
 struct dec_q4_k : block256<144, 32, true> {
+    static constexpr int raw_bias = 16;
+    static constexpr order raw_order = BYTES;
+
     template <bool ALIGNED = true>
     GQMM_HD static void codes(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                               const format_args &)
@@ -52,6 +56,17 @@ struct dec_q4_k : block256<144, 32, true> {
         m.two(w, 16 + 32 * (j >> 1), 8 * t);
         for (int i = 0; i < 2; i++)
             small_bytes(a[0] + 2 * i, w[i] >> 4 * (j & 1) & 0x0f0f0f0f);
+    }
+
+    template <bool ALIGNED = true>
+    GQMM_HD static void raw_codes(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                                  const format_args &)
+    {
+        const memory<ALIGNED ? align : 1> m(r.p[0]);
+        uint32_t w[2];
+        m.two(w, 16 + 32 * (j >> 1), 8 * t);
+        for (int i = 0; i < 4; i++)
+            a[0][i] = nibble_16(w[i / 2], 8 * (i & 1) + 4 * (j & 1));
     }
 
     template <bool ALIGNED = true>

@@ -21,6 +21,11 @@ GQMM_HD static constexpr int group_of(int g, int group)
     return g >> (group >> 6);
 }
 
+GQMM_HD static constexpr int64_t groups_of(int64_t n, int group)
+{
+    return (n + group - 1) >> (5 + (group >> 6));
+}
+
 // Number i of a plane of f32, f16 or bf16.
 template <bool ALIGNED> GQMM_HD static inline float plane_float(const uint8_t *p, int i, int type)
 {
@@ -36,12 +41,12 @@ template <bool ALIGNED> GQMM_HD static inline float plane_float(const uint8_t *p
 template <int BITS> struct affine {
     static constexpr int step = BITS == 8 ? 128 : 256;
     static constexpr int block = 32, planes = 3, parts = 1, piece = 32, align = 16;
-    static constexpr bool has_offset = true, loose = BITS != 4 && BITS != 8;
+    static constexpr bool has_offset = true, grouped = true, loose = BITS != 4 && BITS != 8;
     static constexpr order in_order = BITS == 8 ? SERIAL : NIBBLE;
 
     GQMM_HD static constexpr int64_t bytes(int plane, int64_t n, const format_args &f)
     {
-        return plane == 0 ? n / 8 * BITS : (n + f.group - 1) / f.group * scale_bytes(f.scale_type);
+        return plane == 0 ? n / 8 * BITS : groups_of(n, f.group) * scale_bytes(f.scale_type);
     }
 
     template <bool ALIGNED = !loose>
@@ -53,13 +58,31 @@ template <int BITS> struct affine {
     }
 };
 
+// A word of nibbles in order NIBBLE, 16 added.
+GQMM_HD static inline void nibbles_16(uint32_t (&a)[4], uint32_t w)
+{
+    for (int i = 0; i < 4; i++)
+        a[i] = nibble_16(w, 4 * i);
+}
+
 struct dec_affine4 : affine<4> {
+    static constexpr int raw_bias = 16;
+    static constexpr order raw_order = in_order;
+
     template <bool ALIGNED = true>
     GQMM_HD static void codes(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                               const format_args &)
     {
         const memory<ALIGNED ? align : 1> m(r.p[0]);
         nibbles<0>(a[0], m.word(16 * j, 4 * t));
+    }
+
+    template <bool ALIGNED = true>
+    GQMM_HD static void raw_codes(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                                  const format_args &)
+    {
+        const memory<ALIGNED ? align : 1> m(r.p[0]);
+        nibbles_16(a[0], m.word(16 * j, 4 * t));
     }
 };
 
@@ -143,12 +166,13 @@ struct dec_affine8 : affine<8> {
 
 struct dec_int4 {
     static constexpr int step = 256, block = 32, planes = 2, parts = 1, piece = 32, align = 16;
-    static constexpr bool has_offset = false, loose = false;
-    static constexpr order in_order = NIBBLE;
+    static constexpr bool has_offset = false, grouped = true, loose = false;
+    static constexpr order in_order = NIBBLE, raw_order = NIBBLE;
+    static constexpr int raw_bias = 16 + 8;
 
     GQMM_HD static constexpr int64_t bytes(int plane, int64_t n, const format_args &f)
     {
-        return plane == 0 ? n / 2 : (n + f.group - 1) / f.group * 2;
+        return plane == 0 ? n / 2 : groups_of(n, f.group) * 2;
     }
 
     template <bool ALIGNED = true>
@@ -157,6 +181,14 @@ struct dec_int4 {
     {
         const memory<ALIGNED ? align : 1> m(r.p[0]);
         nibbles<8>(a[0], m.word(16 * j, 4 * t));
+    }
+
+    template <bool ALIGNED = true>
+    GQMM_HD static void raw_codes(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                                  const format_args &)
+    {
+        const memory<ALIGNED ? align : 1> m(r.p[0]);
+        nibbles_16(a[0], m.word(16 * j, 4 * t));
     }
 
     template <bool ALIGNED = true>
@@ -169,7 +201,8 @@ struct dec_int4 {
 // Scales are bytes, one for PIECE weights.
 template <int BITS, int PIECE, int STEP> struct mlx_float {
     static constexpr int step = STEP, block = 32, planes = 2, parts = 1, piece = PIECE, align = 16;
-    static constexpr bool has_offset = false, loose = PIECE * BITS % 128 != 0;
+    static constexpr bool has_offset = false, grouped = false;
+    static constexpr bool loose = PIECE * BITS % 128 != 0;
 
     GQMM_HD static constexpr int64_t bytes(int plane, int64_t n, const format_args &)
     {

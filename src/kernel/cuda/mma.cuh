@@ -13,6 +13,18 @@ __device__ __forceinline__ uint32_t shared_address(const void *p)
     return (uint32_t)__cvta_generic_to_shared(p);
 }
 
+// Keeps v in a register: what is cheap to compute the compiler would compute again in every step,
+// but not what another lane might have said.
+__device__ __forceinline__ void keep(int &v)
+{
+    v = __shfl_xor_sync(0xffffffffu, v, 0);
+}
+
+__device__ __forceinline__ void keep(const uint8_t *&v)
+{
+    v = (const uint8_t *)__shfl_xor_sync(0xffffffffu, (unsigned long long)v, 0);
+}
+
 // 16 bytes from global to shared memory.
 __device__ __forceinline__ void copy_16(void *to, const void *from, int valid)
 {

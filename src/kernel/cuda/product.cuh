@@ -1,192 +1,64 @@
 // SPDX-License-Identifier: MIT
 // The product of any format, any sizes and any activations, on the matrix units of sm_80 and later.
 //
-// A block of four warps takes a tile of columns that meet one expert. A warp takes 16 rows of
-// weights (of two matrices, 8 and 8, where SwiGLU follows) and all the columns, 8 to a matrix
-// instruction. Codes enter as bf16 integers, which is exact, sums of 32 products are fp32, and the
-// scale is applied to the sum:
+// A block takes a tile of columns that meet one expert. A warp takes 16 rows of weights (of two
+// matrices, 8 and 8, where SwiGLU follows) and all the columns, 8 to a matrix instruction. Codes
+// enter as bf16 integers, which is exact, sums of the products of a scale are fp32, and the scale is
+// applied to the sum:
 //
 //     acc += scale * sum(code * x) + offset * sum(x)
 //
 // so that nothing is rounded to bf16 but x, and x of f32 and f16 is split into parts without loss.
 // The warps may share rows and split K among them (few rows, long K); their sums are then added in
-// order.
+// order. Or each takes several times 16 rows in turn (many rows, short K): steps of the next ones
+// are asked for before the last of these are used up.
 #ifndef GQMM_KERNEL_CUDA_PRODUCT_CUH
 #define GQMM_KERNEL_CUDA_PRODUCT_CUH
 
-#include "kernel/cuda/activations.cuh"
 #include "kernel/cuda/columns.cuh"
 #include "kernel/cuda/launch.cuh"
+#include "kernel/cuda/multiply.cuh"
 #include "kernel/cuda/stage.cuh"
+#include "kernel/cuda/stage_x.cuh"
+
+#include <math.h>
 
 namespace gqmm
 {
 
-constexpr int WARPS = 8;
+constexpr int TILES_OF_Z = 32768; // of a grid whose y is limited
+
+// The most warps of a block: registers then are enough for the sums of NT tiles.
+GQMM_HD constexpr int most_warps(int nt)
+{
+    return nt == 1 ? 24 : 16;
+}
 
 // Host's choices for a launch; kernels read them.
 struct product_plan {
-    int k_split; // warps that share rows: 1, 2, 4 or 8
-    int phase;   // activations along K in shared memory at a time, a multiple of 256
+    int warps;      // of a block
+    int split_bits; // 2^this warps share rows: 1, 2, 4 or 8
+    int turns;      // row tiles that a warp takes in turn; 1 where warps share rows
+    int phase;      // activations along K at a time of all columns, a multiple of 256
     int x_parts;
-    int row_blocks; // blocks of a tile, which are neighbours in the grid
+    int tiles, row_blocks; // of the grid
+    int bytes;             // of dynamic shared memory
 };
 
-template <class D> GQMM_HD constexpr int groups_of_step()
+template <class D, int NT> GQMM_HD constexpr int warp_bytes()
 {
-    return D::step / D::piece;
-}
-
-template <class D> GQMM_HD constexpr int warp_bytes()
-{
-    return stages<D>() * ROWS * row_pitch<D>() + groups_of_step<D>() * ROWS * (int)sizeof(float2);
-}
-
-template <class D> GQMM_HD constexpr int phase_bytes(int columns, int phase, int x_parts)
-{
-    return phase / 32 * columns * 64 * x_parts + phase / D::piece * columns * (int)sizeof(float);
-}
-
-// The sum of 8 numbers over the threads that hold a group of them; e counts eighths.
-template <class D>
-__device__ __forceinline__ void keep_sum(float *sums, int NC, int col, int e, float v)
-{
-    v += __shfl_xor_sync(0xffffffffu, v, 1);
-    if (D::piece == 32)
-        v += __shfl_xor_sync(0xffffffffu, v, 2);
-    if (e % (D::piece / 8) == 0)
-        sums[e / (D::piece / 8) * NC + col] = v;
-}
-
-__device__ __forceinline__ float sum_of_pairs(const uint4 &v)
-{
-    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
-    float sum[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        sum[i] = __uint_as_float(w[i] << 16) + __uint_as_float(w[i] & 0xffff0000u);
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
-
-// Activations of the columns along [k0, k0 + phase) to shared memory, with their sums for each
-// scale. A column without a row is all zeros.
-template <class D, int NC>
-__device__ __forceinline__ void bring_x(uint8_t *xs, float *sums, const gqmm_cuda_product &p,
-                                        const product_plan &plan, const column_set<NC> &c,
-                                        int64_t k0)
-{
-    const int eighths = plan.phase / 8, part_bytes = plan.phase / 32 * NC * 64;
-    for (int col = (int)threadIdx.x / 32; col < c.count; col += WARPS) {
-        const uint8_t *row = (const uint8_t *)p.x + c.x_at[col] * bytes_of(p.x_type);
-        const int64_t n = c.x_at[col] < 0 ? 0 : p.k;
-        for (int e = (int)threadIdx.x % 32; e < eighths; e += 32) {
-            uint8_t *at = xs + (e / 4 * NC + col) * 64;
-            float v[8];
-            load_8(v, row, k0 + e * 8, n, p.x_type);
-            if (D::has_offset)
-                keep_sum<D>(sums, NC, col, e,
-                            ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])));
-            for (int part = 0; part < plan.x_parts; part++) {
-                uint32_t h[8];
-#pragma unroll
-                for (int j = 0; j < 8; j++)
-                    h[j] = next_part(v[j]);
-                place_8<D::in_order>(at + part * part_bytes, e & 3,
-                                     make_uint4(h[0] | h[1] << 16, h[2] | h[3] << 16,
-                                                h[4] | h[5] << 16, h[6] | h[7] << 16));
-            }
-        }
-    }
-}
-
-// The same of bf16 rows at multiples of 16 bytes, several loads under way at once.
-template <class D, int NC>
-__device__ __forceinline__ void bring_bf16(uint8_t *xs, float *sums, const gqmm_cuda_product &p,
-                                           const product_plan &plan, const column_set<NC> &c,
-                                           int64_t k0)
-{
-    constexpr int AHEAD = 4;
-    const int eighths = plan.phase / 8;
-    for (int col = (int)threadIdx.x / 32; col < c.count; col += WARPS) {
-        const uint8_t *row = (const uint8_t *)p.x + (c.x_at[col] + k0) * 2;
-        const int64_t n = c.x_at[col] < 0 ? 0 : p.k - k0;
-        for (int e0 = (int)threadIdx.x % 32; e0 < eighths; e0 += 32 * AHEAD) {
-            uint4 v[AHEAD];
-#pragma unroll
-            for (int j = 0; j < AHEAD; j++) {
-                const int e = e0 + 32 * j;
-                v[j] = make_uint4(0, 0, 0, 0);
-                if (e < eighths && e * 8 < n)
-                    v[j] = *(const uint4 *)(row + e * 16);
-            }
-#pragma unroll
-            for (int j = 0; j < AHEAD; j++) {
-                const int e = e0 + 32 * j;
-                if (e >= eighths) // the same for the whole warp: 32 divides a phase's eighths
-                    break;
-                if (D::has_offset)
-                    keep_sum<D>(sums, NC, col, e, sum_of_pairs(v[j]));
-                place_8<D::in_order>(xs + (e / 4 * NC + col) * 64, e & 3, v[j]);
-            }
-        }
-    }
-}
-
-// One step of weights against the columns. What lies behind K is zero, in weights and activations,
-// so that a step always has all its pieces. ONE: activations are of one part.
-template <class D, int NT, bool ONE>
-__device__ __forceinline__ void
-multiply(float (&acc)[NT][4], const step_row &r0, const step_row &r1, const float2 *scales,
-         const uint8_t *xs, const float *sums, int x_parts, int part_bytes, int lane, format_args f)
-{
-    constexpr int NC = NT * 8, per = 32 / D::piece;
-    const int g = lane >> 2, t = lane & 3;
-
-#pragma unroll 4
-    for (int j = 0; j < D::step / 32; j++) {
-        uint32_t a[D::parts][4], b[D::parts][4];
-        D::codes(a, r0, j, t, f);
-        D::codes(b, r1, j, t, f);
-        float2 s0[per], s1[per];
-#pragma unroll
-        for (int h = 0; h < per; h++) {
-            s0[h] = scales[(j * per + h) * ROWS + g];
-            s1[h] = scales[(j * per + h) * ROWS + g + 8];
-        }
-#pragma unroll
-        for (int nt = 0; nt < NT; nt++) {
-            float c[per][4] = {};
-#pragma unroll 1
-            for (int part = 0; part < (ONE ? 1 : x_parts); part++) {
-                const uint4 x =
-                    *(const uint4 *)(xs + part * part_bytes + (j * NC + nt * 8 + g) * 64 + t * 16);
-#pragma unroll
-                for (int w = 0; w < D::parts; w++) {
-                    mma(c[0], a[w][0], b[w][0], a[w][1], b[w][1], x.x, x.y);
-                    mma(c[per - 1], a[w][2], b[w][2], a[w][3], b[w][3], x.z, x.w);
-                }
-            }
-#pragma unroll
-            for (int h = 0; h < per; h++) {
-                acc[nt][0] = fmaf(s0[h].x, c[h][0], acc[nt][0]);
-                acc[nt][1] = fmaf(s0[h].x, c[h][1], acc[nt][1]);
-                acc[nt][2] = fmaf(s1[h].x, c[h][2], acc[nt][2]);
-                acc[nt][3] = fmaf(s1[h].x, c[h][3], acc[nt][3]);
-                if (D::has_offset) {
-                    const float2 sx = *(const float2 *)(sums + (j * per + h) * NC + nt * 8 + 2 * t);
-                    acc[nt][0] = fmaf(s0[h].y, sx.x, acc[nt][0]);
-                    acc[nt][1] = fmaf(s0[h].y, sx.y, acc[nt][1]);
-                    acc[nt][2] = fmaf(s1[h].y, sx.x, acc[nt][2]);
-                    acc[nt][3] = fmaf(s1[h].y, sx.y, acc[nt][3]);
-                }
-            }
-        }
-    }
+    return stages<D>() * ROWS * row_pitch<D>() + scale_table<D, NT>::bytes;
 }
 
 __device__ __forceinline__ float silu(float v)
 {
     return v / (1.0f + expf(-v));
+}
+
+// What the expert's scales are multiplied by.
+__device__ __forceinline__ float global_of(const gqmm_cuda_matrix &m, int expert)
+{
+    return m.global ? m.global[expert * m.global_stride] / 2688.0f : 1.0f;
 }
 
 // Column c, output n of the lane's sums to y.
@@ -196,6 +68,7 @@ __device__ __forceinline__ void write(const float (&acc)[NT][4], const gqmm_cuda
 {
     const int g = lane >> 2, t = lane & 3;
     const bool two = p.up.plane[0] != NULL;
+    const float first = global_of(p.w, c.expert), second = two ? global_of(p.up, c.expert) : first;
 #pragma unroll
     for (int nt = 0; nt < NT; nt++)
 #pragma unroll
@@ -205,18 +78,13 @@ __device__ __forceinline__ void write(const float (&acc)[NT][4], const gqmm_cuda
                 continue;
             const int64_t at = c.y_at[col] + row + g;
             const bool none = c.x_at[col] < 0;
-            const float lo = none ? 0.0f : acc[nt][i], hi = none ? 0.0f : acc[nt][2 + i];
+            const float lo = none ? 0.0f : first * acc[nt][i];
+            const float hi = none ? 0.0f : second * acc[nt][2 + i];
             if (row + g < p.n)
                 store_number(p.y, at, p.y_type, two ? silu(lo) * hi : lo);
             if (!two && row + g + 8 < p.n)
                 store_number(p.y, at + 8, p.y_type, hi);
         }
-}
-
-// What the expert's scales are multiplied by.
-__device__ __forceinline__ float global_of(const gqmm_cuda_matrix &m, int expert)
-{
-    return m.global ? m.global[expert * m.global_stride] / 2688.0f : 1.0f;
 }
 
 __device__ __forceinline__ row_block rows_at(const gqmm_cuda_product &p, int expert, int64_t row)
@@ -238,93 +106,140 @@ __device__ __forceinline__ row_block rows_at(const gqmm_cuda_product &p, int exp
 }
 
 template <class D, int NT, bool ONE>
-__global__ void __launch_bounds__(WARPS * 32)
+__global__ void __launch_bounds__(32 * most_warps(NT))
     product_kernel(const __grid_constant__ gqmm_cuda_product p,
                    const __grid_constant__ product_plan plan)
 {
     constexpr int NC = NT * 8, STAGES = stages<D>();
     extern __shared__ __align__(128) uint8_t shared[];
     __shared__ column_set<NC> columns;
-    const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
+    int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
     const format_args f = {p.w.group, p.w.scale_type};
+    keep(lane);
+    keep(warp);
 
     if (!p.ids_early)
         wait_for_previous();
-    find_columns(columns, p, (int)(blockIdx.x / (unsigned)plan.row_blocks));
-    if (columns.count == 0) {
+    const int at = (int)(blockIdx.z * TILES_OF_Z + blockIdx.y);
+    if (at < plan.tiles)
+        find_columns(columns, p, at);
+    if (at >= plan.tiles || columns.count == 0) {
         // Every block waits: a launch that has ended tells that the one before it has.
         if (p.ids_early)
             wait_for_previous();
         return;
     }
-    const int per_warp = p.up.plane[0] ? 8 : 16; // outputs
-    const int64_t row0 =
-        (int64_t)(blockIdx.x % (unsigned)plan.row_blocks) * (WARPS / plan.k_split) * per_warp;
+    const int per_tile = p.up.plane[0] ? 8 : 16; // outputs
+    const int per_turn = (plan.warps >> plan.split_bits) * per_tile;
+    const int64_t row0 = (int64_t)blockIdx.x * plan.turns * per_turn;
     if (columns.expert < 0) {
         if (p.ids_early)
             wait_for_previous();
-        zero_rows(p, columns, row0, WARPS / plan.k_split * per_warp);
+        zero_rows(p, columns, row0, plan.turns * per_turn);
         return;
     }
 
-    const int split = warp % plan.k_split;
-    const int64_t row = row0 + warp / plan.k_split * per_warp;
-    const row_block b = rows_at(p, columns.expert, row);
-    const float factor = global_of(b.halves && (lane & 15) >= 8 ? p.up : p.w, columns.expert);
+    // Of all steps a warp takes every `every`-th, from `split` on.
+    const int every = 1 << plan.split_bits, split = warp & (every - 1);
+    const int64_t row = row0 + (warp >> plan.split_bits) * per_tile; // of the first turn
     const int steps = (int)((p.k + D::step - 1) / D::step);
-    const bool x_fast = p.x_type == GQMM_BF16 && p.k % 8 == 0 && (uintptr_t)p.x % 16 == 0 &&
-                        p.x_row % 8 == 0 && p.x_mat % 8 == 0;
-    const int part_bytes = plan.phase / 32 * NC * 64;
+    const auto rows_of = [&](int turn) {
+        return rows_at(p, columns.expert, row + turn * per_turn);
+    };
 
-    uint8_t *ring = shared + warp * warp_bytes<D>();
-    float2 *scales = (float2 *)(ring + STAGES * ROWS * row_pitch<D>());
-    uint8_t *xs = shared + WARPS * warp_bytes<D>();
-    float *sums = (float *)(xs + plan.x_parts * part_bytes);
+    uint8_t *ring = shared + warp * warp_bytes<D, NT>();
+    float *scales = (float *)(ring + STAGES * ROWS * row_pitch<D>());
+    const float *my_scales = scales + (lane >> 2) * scale_table<D, NT>::row;
+    uint8_t *xs = shared + plan.warps * warp_bytes<D, NT>();
+    const x_layout l = lay_out_x<D, NT>(plan.phase, plan.x_parts, columns.count, p.k);
 
+    // Weights are asked for ahead of their use, through the rows of all turns.
     loader<D> weights;
-    weights.set(b, lane);
-    int used = 0;
-#pragma unroll 1
-    for (int i = 0; i < STAGES; i++) {
-        if (split + i * plan.k_split < steps)
-            weights.bring(ring + i * ROWS * row_pitch<D>(), split + i * plan.k_split, p.k,
-                          p.w.aligned, lane, f);
+    int ask_turn = 0, ask_step = split;
+    const int64_t quarter = 4 * p.w.row_stride[0];
+    int64_t half = 2 * quarter;
+    const auto point_at = [&](const row_block &b) {
+        weights.set(b, p.k, p.w.aligned, b.regular(), lane, f);
+        half = b.halves ? b.second[0] : half;
+    };
+    point_at(rows_of(0));
+    const auto ask = [&](int slot) {
+        if (ask_step >= steps && ask_turn + 1 < plan.turns) {
+            ask_step = split;
+            point_at(rows_of(++ask_turn));
+        }
+        if (ask_step < steps)
+            weights.bring(ring + slot * ROWS * row_pitch<D>(), ask_step, p.k, p.w.aligned, quarter,
+                          half, lane, f, [&] { return rows_of(ask_turn); });
+        ask_step += every;
         copies_commit();
-    }
+    };
+#pragma unroll 1
+    for (int i = 0; i < STAGES; i++)
+        ask(i);
     if (p.ids_early)
         wait_for_previous();
     let_next_start();
 
+    // A lane's places in the activations; tiles beyond the columns repeat the last one.
+    int x_at[NT], sums_at[NT][2];
+#pragma unroll
+    for (int nt = 0; nt < NT; nt++) {
+        const int last = columns.count - 1, c = nt * 8 + (lane >> 2), q = nt * 8 + (lane & 3) * 2;
+        x_at[nt] = (c < last ? c : last) * l.pitch + (lane & 3) * 16;
+        sums_at[nt][0] = l.sums + (q < last ? q : last) * l.sum_pitch;
+        sums_at[nt][1] = l.sums + (q + 1 < last ? q + 1 : last) * l.sum_pitch;
+        keep(x_at[nt]);
+        keep(sums_at[nt][0]);
+        keep(sums_at[nt][1]);
+    }
     float acc[NT][4] = {};
-    for (int s0 = 0; s0 < steps; s0 += plan.phase / D::step) {
-        __syncthreads();
-        if (ONE && x_fast)
-            bring_bf16<D, NC>(xs, sums, p, plan, columns, (int64_t)s0 * D::step);
-        else
-            bring_x<D, NC>(xs, sums, p, plan, columns, (int64_t)s0 * D::step);
-        __syncthreads();
-        const int end = s0 + plan.phase / D::step < steps ? s0 + plan.phase / D::step : steps;
-        // Of all steps, a warp takes every k_split-th.
-        int s = (s0 + plan.k_split - 1 - split) / plan.k_split * plan.k_split + split;
-        for (; s < end; s += plan.k_split) {
-            copies_wait<STAGES - 1>();
-            __syncwarp();
-            uint8_t *stage = ring + used % STAGES * ROWS * row_pitch<D>();
-            make_scales<D>(scales, weights.at(stage, 0, lane, s), factor, lane, f);
-            used++;
-            __syncwarp();
-            multiply<D, NT, ONE>(acc, weights.at(stage, 1, lane, s), weights.at(stage, 2, lane, s),
-                                 scales, xs + (s - s0) * (D::step / 32) * NC * 64,
-                                 sums + (s - s0) * groups_of_step<D>() * NC, plan.x_parts,
-                                 part_bytes, lane, f);
-            __syncwarp();
-            if (s + STAGES * plan.k_split < steps)
-                weights.bring(stage, s + STAGES * plan.k_split, p.k, p.w.aligned, lane, f);
-            copies_commit();
+    int slot = 0, s = split;
+    for (int turn = 0; turn < plan.turns; turn++) {
+        if (D::loose && turn)
+            weights.find(rows_of(turn), lane);
+        for (int s0 = 0; s0 < steps; s0 += l.phase / D::step) {
+            if (turn == 0 || l.phase < p.k) {
+                __syncthreads();
+                bring_x<D, NT, ONE>(xs, p, l, plan.x_parts, columns, (int64_t)s0 * D::step);
+                __syncthreads();
+            }
+            const int end = s0 + l.phase / D::step < steps ? s0 + l.phase / D::step : steps;
+            for (; s < end; s += every) {
+                uint8_t *stage = ring + slot * ROWS * row_pitch<D>();
+                x_tile tile[NT];
+#pragma unroll
+                for (int nt = 0; nt < NT; nt++) {
+                    constexpr int SUMS = D::step / D::piece * (int)sizeof(float);
+                    const int on = s - s0;
+                    tile[nt].x = xs + (x_at[nt] + on * (D::step * 2));
+                    tile[nt].sums[0] = (const float *)(xs + (sums_at[nt][0] + on * SUMS));
+                    tile[nt].sums[1] = (const float *)(xs + (sums_at[nt][1] + on * SUMS));
+                }
+                copies_wait<STAGES - 1>();
+                __syncwarp();
+                scale_table<D, NT>::make(scales, weights.at(stage, 0, lane, s), lane, f);
+                __syncwarp();
+                multiply<D, NT, ONE>(acc, weights.at(stage, 1, lane, s),
+                                     weights.at(stage, 2, lane, s), my_scales, tile, plan.x_parts,
+                                     l.part_bytes, lane & 3, f);
+                __syncwarp();
+                ask(slot);
+                slot = slot + 1 == STAGES ? 0 : slot + 1;
+            }
+        }
+        if (plan.turns > 1) {
+            write<NT, NC>(acc, p, columns, row + turn * per_turn, lane);
+#pragma unroll
+            for (int i = 0; i < NT * 4; i++)
+                acc[i / 4][i % 4] = 0.0f;
+            s = split;
         }
     }
+    if (plan.turns > 1)
+        return;
 
-    if (plan.k_split > 1) {
+    if (plan.split_bits) {
         __syncthreads();
         float *all = (float *)shared;
 #pragma unroll
@@ -333,7 +248,7 @@ __global__ void __launch_bounds__(WARPS * 32)
         __syncthreads();
         if (split)
             return;
-        for (int other = 1; other < plan.k_split; other++)
+        for (int other = 1; other < 1 << plan.split_bits; other++)
 #pragma unroll
             for (int i = 0; i < NT * 4; i++)
                 acc[i / 4][i % 4] += all[((warp + other) * NT * 4 + i) * 32 + lane];
@@ -343,39 +258,75 @@ __global__ void __launch_bounds__(WARPS * 32)
 
 // ---------------------------------------------------------------- host
 
-// Warps share rows while the launch would leave multiprocessors without enough warps to read with.
-inline int k_split_of(int64_t warps, int64_t steps)
+// How many tiles of `columns` will have any, as far as is known here: ids are taken for random.
+inline double expected_tiles(const gqmm_cuda_product *p, int columns)
 {
-    int split = 1;
-    while (split < WARPS && warps * split < 132 * 12 && steps >= 2 * split)
-        split *= 2;
-    return split;
+    const double tiles = (double)tiles_of(p, columns), n = p->w.n_experts;
+    if (!p->rhs || p->m > 1)
+        return tiles;
+    const double used = n * (1.0 - pow(1.0 - 1.0 / n, (double)p->n_pairs));
+    return tiles < used ? tiles : used;
+}
+
+// Needs at least one tile and one output.
+template <class D, int NT> product_plan plan_product(const gqmm_cuda_product *p, int path)
+{
+    // Multiprocessors and the shared memory of one; what every device of path sm_80 has.
+    constexpr int NC = NT * 8, SMS = 132, ENOUGH = SMS * (NT == 1 ? 24 : 12);
+    const int memory = (path == GQMM_CUDA_SM90 ? 220 : 96) * 1024;
+    const int64_t per_tile = p->up.plane[0] ? 8 : 16, tiles = tiles_of(p, NC);
+    const int64_t row_tiles = (p->n + per_tile - 1) / per_tile;
+    const int64_t steps = (p->k + D::step - 1) / D::step, whole = (p->k + 255) / 256 * 256;
+    const int64_t warps = (int64_t)((double)row_tiles * expected_tiles(p, NC));
+    product_plan plan = {8, 0, 1, 0, parts_of(p->x_type), (int)tiles, 0, 0};
+    const int per_256 = x_bytes<D, NT>(256, NC, plan.x_parts);
+    while (plan.warps > 1 && plan.warps * warp_bytes<D, NT>() + per_256 > memory)
+        plan.warps /= 2;
+    // Warps share rows while the launch would leave multiprocessors without enough warps to read
+    // with; where there are many, a warp takes several rows in turn and so begins more seldom.
+    while (1 << plan.split_bits < plan.warps && warps << (plan.split_bits + 1) <= ENOUGH &&
+           steps >= 2 << plan.split_bits)
+        plan.split_bits++;
+    while (plan.turns * steps < 16 && warps >= 4 * ENOUGH * plan.turns)
+        plan.turns *= 2;
+    // Several small blocks share a multiprocessor, unless a larger one for each does as well: it
+    // brings activations once, and has room for all of K.
+    const int64_t most = p->rhs && p->m == 1 && p->w.n_experts < tiles ? p->w.n_experts : tiles;
+    const auto blocks_of = [&](int w) {
+        const int64_t rows = (w >> plan.split_bits) * plan.turns;
+        return (row_tiles + rows - 1) / rows * most;
+    };
+    const int64_t small = blocks_of(plan.warps);
+    bool alone = small <= SMS;
+    for (int w = 16; w <= most_warps(NT) && !alone && path == GQMM_CUDA_SM90; w += 8)
+        if (blocks_of(w) <= SMS && w <= (small + SMS - 1) / SMS * plan.warps &&
+            w * warp_bytes<D, NT>() + per_256 <= memory) {
+            plan.warps = w;
+            alone = true;
+        }
+    // All of K in shared memory where there is room, 256 along it at least.
+    int64_t room = memory - plan.warps * warp_bytes<D, NT>();
+    room = alone || room < 16 * 1024 ? room : 16 * 1024;
+    const int64_t phase = room < per_256 ? 256 : room / per_256 * 256;
+    plan.phase = (int)(whole < phase ? whole : phase);
+    plan.row_blocks = (int)(blocks_of(plan.warps) / most);
+    const int sums = plan.warps * NT * 4 * 32 * (int)sizeof(float);
+    plan.bytes = plan.warps * warp_bytes<D, NT>() + x_bytes<D, NT>(plan.phase, NC, plan.x_parts);
+    plan.bytes = plan.bytes < sums ? sums : plan.bytes;
+    return plan;
 }
 
 template <class D, int NT, bool ONE>
 int launch_product(const gqmm_cuda_product *p, int path, gqmm_stream s)
 {
-    constexpr int NC = NT * 8;
-    const int64_t per_warp = p->up.plane[0] ? 8 : 16, tiles = tiles_of(p, NC);
-    product_plan plan;
+    const int64_t tiles = tiles_of(p, NT * 8);
     if (tiles == 0 || p->n == 0)
         return 0;
-    plan.x_parts = parts_of(p->x_type);
-    plan.k_split =
-        k_split_of((p->n + per_warp - 1) / per_warp * tiles, (p->k + D::step - 1) / D::step);
-    const int64_t whole = (p->k + 255) / 256 * 256;
-    const int x_bytes = (NT == 1 ? 16 : 32) * 1024; // or 256 along K
-    int64_t phase = x_bytes / (NC * 2 * plan.x_parts) / 256 * 256;
-    phase = phase < 256 ? 256 : phase;
-    plan.phase = (int)(whole < phase ? whole : phase);
-
-    int bytes = WARPS * warp_bytes<D>() + phase_bytes<D>(NC, plan.phase, plan.x_parts);
-    const int sums = WARPS * NT * 4 * 32 * (int)sizeof(float);
-    bytes = bytes < sums ? sums : bytes;
-    const int64_t rows = WARPS / plan.k_split * per_warp;
-    plan.row_blocks = (int)((p->n + rows - 1) / rows);
-    return launch(product_kernel<D, NT, ONE>, dim3((unsigned)(plan.row_blocks * tiles)),
-                  dim3(WARPS * 32), (size_t)bytes, s, path, *p, plan);
+    const product_plan plan = plan_product<D, NT>(p, path);
+    const dim3 grid((unsigned)plan.row_blocks, (unsigned)(tiles < TILES_OF_Z ? tiles : TILES_OF_Z),
+                    (unsigned)((tiles + TILES_OF_Z - 1) / TILES_OF_Z));
+    return launch(product_kernel<D, NT, ONE>, grid, dim3((unsigned)plan.warps * 32),
+                  (size_t)plan.bytes, s, path, *p, plan);
 }
 
 template <class D> int product(const gqmm_cuda_product *p, int path, gqmm_stream s)

@@ -82,8 +82,8 @@ __global__ void __launch_bounds__(ROW_WARPS * 32)
     __syncwarp();
     const any_rows b = {&r.w, ids[warp]};
     loader<D> weights;
-    weights.set(b, lane);
-    weights.bring(shared[warp], (int)s, k, r.w.aligned, lane, f);
+    weights.set(b, k, r.w.aligned, false, lane, f);
+    weights.bring(shared[warp], (int)s, k, r.w.aligned, 0, 0, lane, f, [&] { return b; });
     copies_commit();
     copies_wait<0>();
     __syncwarp();
@@ -156,8 +156,8 @@ __global__ void __launch_bounds__(ROW_WARPS * 32)
             for (int i = 0; i < 3; i++)
                 b.first[i] += k0 * b.stride[i];
             loader<D> weights;
-            weights.set(b, lane);
-            weights.bring(shared[warp], s, p.n, p.w.aligned, lane, f);
+            weights.set(b, p.n, p.w.aligned, false, lane, f);
+            weights.bring(shared[warp], s, p.n, p.w.aligned, 0, 0, lane, f, [&] { return b; });
             copies_commit();
             copies_wait<0>();
             __syncwarp();

@@ -54,46 +54,93 @@ struct row_block {
         i = i < count ? i : count - 1;
         return first[plane] + i * stride[plane] + (halves && r >= 8 ? second[plane] : 0);
     }
+
+    // Row r + 4 lies 4 strides after row r, but for 8 after 4.
+    __device__ __forceinline__ bool regular() const
+    {
+        return count == (halves ? 8 : 16);
+    }
 };
 
-// One lane's share of bringing steps of 16 rows to shared memory, and of finding them there.
+// One lane's share of bringing steps of 16 rows to shared memory, and of finding them there. A row
+// is brought in pieces of 16 bytes: eight lanes to a row while it has eight, then as many as are
+// left. Few registers and no arithmetic but additions: it is done for every step.
 template <class D> struct loader {
     static constexpr int bytes = (int)D::bytes(0, D::step, format_args{});
-    static constexpr int pieces = (bytes + (D::loose ? 15 : 0) + 15) / 16; // of 16 bytes in a row
-    static constexpr int items = (ROWS * pieces + 31) / 32;
+    static constexpr int pieces = (bytes + (D::loose ? 15 : 0) + 15) / 16;
+    static constexpr int eights = pieces / 8, left = pieces % 8;
+    static constexpr int wide = left <= 1 ? 1 : left <= 2 ? 2 : left <= 4 ? 4 : 8; // lanes for left
 
-    const uint8_t *from[items];    // rows of the lane's pieces of plane 0
-    const uint8_t *scales_from[2]; // row lane % 16 of the other planes
+    const uint8_t *from, *from_left; // the lane's first pieces in step 0
+    const uint8_t *scales_from[2];   // row lane % 16 of the other planes
+    int to, to_left;
+    int whole; // steps that are brought without a look at the end of the row
     int slips; // rows lane % 16, lane / 4 and lane / 4 + 8: where they start in 16
 
-    // B has row(plane, r) for r = 0 .. 15.
-    template <class B> __device__ __forceinline__ void set(const B &b, int lane)
+    // `k` weights make a row. REGULAR rows or any that have row(plane, r).
+    template <class B>
+    __device__ __forceinline__ void set(const B &b, int64_t k, bool aligned, bool regular, int lane,
+                                        const format_args &f)
     {
-#pragma unroll
-        for (int i = 0; i < items; i++)
-            from[i] = b.row(0, (i * 32 + lane) / pieces & 15);
+        const int64_t row = D::bytes(0, k, f) - (D::loose ? 16 : 0);
+        whole = !regular || row < 0 || (!D::loose && !aligned) ? 0 : (int)(row / bytes);
+        to = lane / 8 * row_pitch<D>() + lane % 8 * 16;
+        to_left = lane / wide * row_pitch<D>() + eights * 128 + lane % wide * 16;
+        keep(to);
+        keep(to_left);
+        point(b, lane);
+        find(b, lane);
+    }
+
+    // Where the rows are brought from.
+    template <class B> __device__ __forceinline__ void point(const B &b, int lane)
+    {
+        from = b.row(0, lane / 8) + lane % 8 * 16;
+        from_left = b.row(0, lane / wide & 15) + eights * 128 + lane % wide * 16;
 #pragma unroll
         for (int plane = 1; plane < D::planes; plane++)
             scales_from[plane - 1] = b.row(plane, lane & 15);
+    }
+
+    // Rows `by` bytes of each plane further on.
+    __device__ __forceinline__ void move(const int64_t (&by)[3])
+    {
+        from += by[0];
+        from_left += by[0];
+#pragma unroll
+        for (int plane = 1; plane < D::planes; plane++)
+            scales_from[plane - 1] += by[plane];
+    }
+
+    // The rows that at() is asked for.
+    template <class B> __device__ __forceinline__ void find(const B &b, int lane)
+    {
         slips = ((int)(uintptr_t)b.row(0, lane & 15) & 15) |
                 ((int)(uintptr_t)b.row(0, lane >> 2) & 15) << 8 |
                 ((int)(uintptr_t)b.row(0, (lane >> 2) + 8) & 15) << 16;
     }
 
-    // Step s to `to`. `k` weights make a row; what lies beyond becomes zero.
-    __device__ __forceinline__ void bring(uint8_t *to, int s, int64_t k, bool aligned, int lane,
-                                          const format_args &f) const
+    // Step s to `stage`; what lies beyond the row becomes zero. b() is what the lane points at;
+    // rows 8 .. 15 lie `half` bytes after the first ones and rows 4 .. 7 `quarter`.
+    template <class B>
+    __device__ __forceinline__ void bring(uint8_t *stage, int s, int64_t k, bool aligned,
+                                          int64_t quarter, int64_t half, int lane,
+                                          const format_args &f, const B &b) const
     {
-        const int64_t left = D::bytes(0, k, f) - (int64_t)s * bytes;
-        if (!D::loose && !aligned)
-            bring_bytes(to, s, left, lane);
-        else if (left >= bytes + (D::loose ? 16 : 0))
-            bring_whole(to, s, lane);
-        else
-            bring_last(to, s, (int)(left < bytes ? left : bytes), lane);
+        if (s < whole) {
+            const int64_t on = (int64_t)s * bytes;
+#pragma unroll
+            for (int i = 0; i < eights; i++)
+                bring_rows<8>(stage + to + i * 128, from + on + i * 128, quarter, half);
+            if (left > 0 && (wide != 1 || lane < 16))
+                if (left == wide || lane % wide < left)
+                    bring_rows<wide>(stage + to_left, from_left + on, quarter, half);
+        } else {
+            bring_any(stage, s, k, D::loose || aligned, lane, f, b());
+        }
 #pragma unroll
         for (int plane = 1; plane < D::planes; plane++)
-            bring_scales(to, plane, s, k, aligned, lane, f);
+            bring_scales(stage, plane, s, k, aligned, lane, f);
     }
 
     // Row of slot 0, 1 or 2 (see slips) of a step that was brought.
@@ -109,89 +156,65 @@ template <class D> struct loader {
   private:
     __device__ __forceinline__ static const uint8_t *down_to_16(const uint8_t *p)
     {
-        return D::loose ? p - ((uintptr_t)p & 15) : p;
+        return D::loose ? (const uint8_t *)((uintptr_t)p & ~(uintptr_t)15) : p;
     }
 
-    __device__ __forceinline__ void bring_whole(uint8_t *to, int s, int lane) const
+    // A piece each of all 16 rows, LANES to a row.
+    template <int LANES>
+    __device__ __forceinline__ static void bring_rows(uint8_t *out, const uint8_t *in,
+                                                      int64_t quarter, int64_t half)
     {
-#pragma unroll
-        for (int i = 0; i < items; i++) {
-            const int item = i * 32 + lane, r = item / pieces, at = item % pieces * 16;
-            if (ROWS * pieces % 32 == 0 || item < ROWS * pieces)
-                copy_16(to + r * row_pitch<D>() + at, down_to_16(from[i] + (int64_t)s * bytes) + at,
-                        16);
+        copy_16(out, down_to_16(in), 16);
+        if (LANES == 8) {
+            copy_16(out + 4 * row_pitch<D>(), down_to_16(in + quarter), 16);
+            copy_16(out + 12 * row_pitch<D>(), down_to_16(in + half + quarter), 16);
+        }
+        if (LANES >= 4)
+            copy_16(out + 8 * row_pitch<D>(), down_to_16(in + half), 16);
+    }
+
+    // The end of a row, rows at odd bytes, and rows that lie anywhere.
+    template <class B>
+    __device__ __forceinline__ static void bring_any(uint8_t *stage, int s, int64_t k, bool fast,
+                                                     int lane, const format_args &f, const B &b)
+    {
+        const int64_t rest = D::bytes(0, k, f) - (int64_t)s * bytes;
+        const int valid = (int)(rest < bytes ? rest : bytes);
+#pragma unroll 1
+        for (int item = lane; item < ROWS * pieces; item += 32) {
+            const int r = item / pieces, at = item % pieces * 16;
+            const uint8_t *p = b.row(0, r) + (int64_t)s * bytes, *down = down_to_16(p);
+            const int slip = (int)(p - down), here = valid + slip - at;
+            uint8_t *out = stage + r * row_pitch<D>() + at;
+            // Nothing behind the row is touched, not even by a copy that would drop it.
+            if (fast && here >= 16)
+                copy_16(out, down + at, 16);
+            else if (here <= 0)
+                *(uint4 *)out = make_uint4(0, 0, 0, 0);
+            else
+                for (int j = 0; j < 16; j++)
+                    out[j] = j < here ? down[at + j] : 0;
         }
     }
 
-    __device__ __forceinline__ void bring_last(uint8_t *to, int s, int valid, int lane) const
-    {
-#pragma unroll
-        for (int i = 0; i < items; i++) {
-            const int item = i * 32 + lane, r = item / pieces, at = item % pieces * 16;
-            if (ROWS * pieces % 32 == 0 || item < ROWS * pieces) {
-                const uint8_t *row = from[i] + (int64_t)s * bytes, *down = down_to_16(row);
-                const int here = valid + (int)(row - down) - at;
-                uint8_t *out = to + r * row_pitch<D>() + at;
-                // Nothing behind the row is touched, not even by a copy that would drop it.
-                if (here >= 16)
-                    copy_16(out, down + at, 16);
-                else
-                    for (int j = 0; j < 16; j++)
-                        out[j] = j < here ? down[at + j] : 0;
-            }
-        }
-    }
-
-    // A view at odd bytes: correct, not fast.
-    __device__ __forceinline__ void bring_bytes(uint8_t *to, int s, int64_t valid, int lane) const
-    {
-#pragma unroll
-        for (int i = 0; i < items; i++) {
-            const int item = i * 32 + lane, r = item / pieces, at = item % pieces * 16;
-            for (int j = at; j < at + 16 && j < bytes && item < ROWS * pieces; j++)
-                to[r * row_pitch<D>() + j] = j < valid ? from[i][(int64_t)s * bytes + j] : 0;
-        }
-    }
-
-    __device__ __forceinline__ void bring_scales(uint8_t *to, int plane, int s, int64_t k,
+    __device__ __forceinline__ void bring_scales(uint8_t *stage, int plane, int s, int64_t k,
                                                  bool aligned, int lane, const format_args &f) const
     {
         const int n = (int)D::bytes(plane, D::step, f);
-        const int64_t left = D::bytes(plane, k, f) - (int64_t)s * n;
         const uint8_t *row = scales_from[plane - 1] + (int64_t)s * n;
-        to += (lane & 15) * row_pitch<D>() + code_pitch<D>() + (plane - 1) * scale_pitch<D>();
-        if (aligned && n % 4 == 0) {
-            for (int at = (lane >> 4) * 4; at < n; at += 8) {
-                if (left - at >= 4)
-                    copy_4(to + at, row + at, 4);
-                else
-                    for (int j = 0; j < 4; j++)
-                        to[at + j] = at + j < left ? row[at + j] : 0;
-            }
+        stage += (lane & 15) * row_pitch<D>() + code_pitch<D>() + (plane - 1) * scale_pitch<D>();
+        if (s < whole && aligned && n % 4 == 0) {
+#pragma unroll 1
+            for (int at = (lane >> 4) * 4; at < n; at += 8)
+                copy_4(stage + at, row + at, 4);
             return;
         }
+        const int64_t rest = D::bytes(plane, k, f) - (int64_t)s * n;
+#pragma unroll 1
         for (int at = lane >> 4; at < n; at += 2)
-            to[at] = at < left ? row[at] : 0;
+            stage[at] = at < rest ? row[at] : 0;
     }
 };
-
-// Scales and offsets of a step, [group][row]; `factor` multiplies the scales of row lane % 16.
-template <class D>
-__device__ __forceinline__ void make_scales(float2 *to, const step_row &row, float factor, int lane,
-                                            const format_args &f)
-{
-    constexpr int half = D::step / D::piece / 2; // of the groups, for each half of the warp
-    const int first = (lane >> 4) * half;
-    float2 v[half]; // stored together, so that groups that share bytes share their loads
-#pragma unroll
-    for (int i = 0; i < half; i++) {
-        v[i] = D::scale(row, first + i, f);
-        v[i].x = __fmul_rn(v[i].x, factor);
-    }
-#pragma unroll
-    for (int i = 0; i < half; i++)
-        to[(first + i) * ROWS + (lane & 15)] = v[i];
-}
 
 } // namespace gqmm
 

@@ -76,30 +76,30 @@ __device__ __forceinline__ void fill_table(expert_table &to, const gqmm_cuda_sum
     __syncthreads();
 }
 
-// Bytes between rows of h in shared memory: the eight lanes of a phase then meet 32 banks.
-GQMM_HD constexpr int64_t h_pitch(int64_t k)
+// Bytes between rows of h in shared memory, each with its sums: the eight lanes of a phase then
+// meet 32 banks.
+template <class D> GQMM_HD constexpr int64_t h_pitch(int64_t k)
 {
-    return (k * 2 + 127) / 128 * 128 + 64;
+    return (k * 2 + sum_pitch<D, 1>((int)k) + 127) / 128 * 128 + 64;
 }
 
 template <class D>
 __global__ void __launch_bounds__(SUM_WARPS * 32)
     sum_kernel(const __grid_constant__ gqmm_cuda_sum c)
 {
-    constexpr uint32_t ONES = 0x3f803f80u; // two bf16
+    typedef codes_of<D, 1> codes;
     constexpr int STAGES = stages<D>();
-    constexpr int per = 32 / D::piece;
     extern __shared__ __align__(128) uint8_t shared[];
     __shared__ expert_table table;
     __shared__ float sums[SUM_WARPS][4][32];
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5, g = lane >> 2,
               t = lane & 3;
     const format_args f = {c.w.group, c.w.scale_type};
-    const int64_t row0 = (int64_t)blockIdx.x * ROWS, k = c.w.n_cols, pitch = h_pitch(k);
+    const int64_t row0 = (int64_t)blockIdx.x * ROWS, k = c.w.n_cols, pitch = h_pitch<D>(k);
     const int steps = (int)((k + D::step - 1) / D::step), pairs = (int)(c.n_tokens * c.n_slots);
-    uint8_t *ring = shared + warp * warp_bytes<D>();
-    float2 *scales = (float2 *)(ring + STAGES * ROWS * row_pitch<D>());
-    uint8_t *h = shared + SUM_WARPS * warp_bytes<D>();
+    uint8_t *ring = shared + warp * warp_bytes<D, 1>();
+    float *scales = (float *)(ring + STAGES * ROWS * row_pitch<D>());
+    uint8_t *h = shared + SUM_WARPS * warp_bytes<D, 1>();
 
     // The ids are as old as the launch before last.
     fill_table(table, c);
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(SUM_WARPS * 32)
     const int items = table.count * steps;
     const int todo = warp < items ? (items - warp + SUM_WARPS - 1) / SUM_WARPS : 0;
     loader<D> weights;
-    const auto point_at = [&](int entry) {
+    const auto rows_of = [&](int entry) {
         row_block b;
         const int expert = table.expert[entry];
         b.halves = false;
@@ -119,14 +119,16 @@ __global__ void __launch_bounds__(SUM_WARPS * 32)
                 c.w.plane[plane] + expert * c.w.expert_stride[plane] + row0 * b.stride[plane];
             b.second[plane] = 0;
         }
-        weights.set(b, lane);
+        return b;
     };
     const auto ask = [&](int i) {
         if (i < todo) {
             const int item = warp + i * SUM_WARPS;
-            point_at(item / steps);
+            const int entry = item / steps;
+            const row_block b = rows_of(entry);
+            weights.set(b, k, c.w.aligned, b.regular(), lane, f);
             weights.bring(ring + i % STAGES * ROWS * row_pitch<D>(), item % steps, k, c.w.aligned,
-                          lane, f);
+                          4 * b.stride[0], 8 * b.stride[0], lane, f, [&] { return b; });
         }
         copies_commit();
     };
@@ -136,11 +138,20 @@ __global__ void __launch_bounds__(SUM_WARPS * 32)
 
     wait_for_previous();
     let_next_start();
+    // Rows of h with their sums behind them, after a row of zeros.
     const int eighths = (int)(k / 8);
-    for (int i = (int)threadIdx.x; i < pairs * eighths; i += SUM_WARPS * 32)
-        *(uint4 *)(h + i / eighths * pitch + i % eighths * 16) =
-            *(const uint4 *)((const uint8_t *)c.h +
-                             ((int64_t)(i / eighths) * k + i % eighths * 8) * 2);
+    const auto row_of = [&](int pair) { return h + (pair + 1) * pitch; };
+    for (int i = (int)threadIdx.x; i < pitch / 16; i += SUM_WARPS * 32)
+        *(uint4 *)(h + i * 16) = make_uint4(0, 0, 0, 0);
+    const int numbers = pairs * eighths;
+    for (int i = (int)threadIdx.x; i < (numbers + 31) / 32 * 32; i += SUM_WARPS * 32) {
+        const int at = i < numbers ? i : numbers - 1, pair = at / eighths, e = at % eighths;
+        bf16_eight v;
+        v.load((const uint16_t *)c.h + (int64_t)pair * k, e * 8, k, GQMM_BF16);
+        place_8<codes::in_order>(row_of(pair) + e / 4 * 64, e & 3, v.next());
+        if (codes::has_offset)
+            keep_sum<D>((float *)(row_of(pair) + k * 2), e, v.sum(), c.w.group);
+    }
     __syncthreads();
 
     float total[4] = {};
@@ -150,47 +161,24 @@ __global__ void __launch_bounds__(SUM_WARPS * 32)
         __syncwarp();
         const uint8_t *stage = ring + i % STAGES * ROWS * row_pitch<D>();
         if (D::loose) // `weights` already is further on
-            point_at(entry);
+            weights.find(rows_of(entry), lane);
         const step_row r0 = weights.at(stage, 1, lane, s), r1 = weights.at(stage, 2, lane, s);
-        make_scales<D>(scales, weights.at(stage, 0, lane, s), global_of(c.w, table.expert[entry]),
-                       lane, f);
+        scale_table<D, 1>::make(scales, weights.at(stage, 0, lane, s), lane, f);
         __syncwarp();
-        const int pair = table.pair[entry][g];
-        const uint8_t *x = h + (pair < 0 ? 0 : pair) * pitch + s * D::step * 2;
-        float acc[4] = {};
-#pragma unroll 4
-        for (int j = 0; j < D::step / 32; j++) {
-            uint32_t a0[D::parts][4], a1[D::parts][4];
-            D::codes(a0, r0, j, t, f);
-            D::codes(a1, r1, j, t, f);
-            uint4 v = take_8<D::in_order>(x + j * 64, t);
-            if (pair < 0)
-                v = make_uint4(0, 0, 0, 0);
-            float p[per][4] = {}, sx[per][4] = {};
-#pragma unroll
-            for (int w = 0; w < D::parts; w++) {
-                mma(p[0], a0[w][0], a1[w][0], a0[w][1], a1[w][1], v.x, v.y);
-                mma(p[per - 1], a0[w][2], a1[w][2], a0[w][3], a1[w][3], v.z, v.w);
-            }
-            if (D::has_offset) {
-                mma(sx[0], ONES, ONES, ONES, ONES, v.x, v.y);
-                mma(sx[per - 1], ONES, ONES, ONES, ONES, v.z, v.w);
-            }
-#pragma unroll
-            for (int q = 0; q < per; q++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    const float2 sc = scales[(j * per + q) * ROWS + g + (e & 2) * 4];
-                    acc[e] = fmaf(sc.x, p[q][e], acc[e]);
-                    if (D::has_offset)
-                        acc[e] = fmaf(sc.y, sx[q][e], acc[e]);
-                }
-        }
+        const auto sums_of = [&](int column) {
+            return (const float *)(row_of(table.pair[entry][column]) + k * 2) +
+                   s * (D::step / D::piece);
+        };
+        const x_tile tile[1] = {{row_of(table.pair[entry][g]) + s * D::step * 2 + t * 16,
+                                 {sums_of(2 * t), sums_of(2 * t + 1)}}};
+        float acc[1][4] = {};
+        multiply<D, 1, true>(acc, r0, r1, scales + g * scale_table<D, 1>::row, tile, 1, 0, t, f);
+        const float factor = global_of(c.w, table.expert[entry]);
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             const int at = table.pair[entry][2 * t + (e & 1)];
             if (at >= 0)
-                total[e] = fmaf(c.weights[at], acc[e], total[e]);
+                total[e] = fmaf(c.weights[at] * factor, acc[0][e], total[e]);
         }
         __syncwarp();
         ask(i + STAGES);
@@ -217,7 +205,8 @@ __global__ void __launch_bounds__(SUM_WARPS * 32)
 // False: sizes beyond what this launch is for.
 template <class D> size_t sum_bytes(const gqmm_cuda_sum *c)
 {
-    return (size_t)(SUM_WARPS * warp_bytes<D>() + c->n_tokens * c->n_slots * h_pitch(c->w.n_cols));
+    return (size_t)(SUM_WARPS * warp_bytes<D, 1>() +
+                    (1 + c->n_tokens * c->n_slots) * h_pitch<D>(c->w.n_cols));
 }
 
 template <class D> int sum(const gqmm_cuda_sum *c, int path, gqmm_stream s)

@@ -160,6 +160,14 @@ GQMM_HD constexpr uint32_t bf16_power(int e)
     return (uint32_t)(e + 127) << 7;
 }
 
+GQMM_HD constexpr uint32_t bf16_small(int v) // 0 < v < 256
+{
+    int e = 7;
+    while (v < 1 << e)
+        e--;
+    return bf16_power(e) + ((uint32_t)(v - (1 << e)) << (7 - e));
+}
+
 // ---- fp32
 
 GQMM_HD static inline float mul(float a, float b)
@@ -185,6 +193,12 @@ GQMM_HD static inline float half_to_float(uint32_t h)
 GQMM_HD static inline float integer(uint32_t v, int less = 0)
 {
     return gqmm_bits_to_f32(v | 0x4b000000u) - (8388608.0f + (float)less);
+}
+
+// Byte i of w as a float.
+GQMM_HD static inline float integer_byte(uint32_t w, int i)
+{
+    return (float)permute(w, 0, 0x4440u | (uint32_t)i);
 }
 
 // Half of an E4M3 number, NaN apart: its bits have the layout of a float's, so that a power of two
@@ -335,9 +349,16 @@ template <int LESS> GQMM_HD static inline void nibbles(uint32_t (&a)[4], uint32_
     a[3] = field<4, 12, LESS>(w);
 }
 
-// The same of E2M1 codes, doubled. Exponent and mantissa go to bits 8..6, where bf16 has the same
-// boundary, the sign to bit 15: one product moves both, as their images do not meet. 2^127 then
-// makes integers of the numbers that this is, subnormal or not.
+// Bits [bit, bit + 4) of each half of x, and 16: a shift to the top of bf16's 7 bits, where the
+// leading one is least.
+GQMM_HD static inline uint32_t nibble_16(uint32_t x, int bit)
+{
+    return pick(bit <= 3 ? x << (3 - bit) : x >> (bit - 3), both(0x0078), both(0x4180));
+}
+
+// The nibbles of E2M1 codes, doubled. Exponent and mantissa go to bits 8..6, where bf16 has the
+// same boundary, the sign to bit 15: one product moves both, as their images do not meet. 2^127
+// then makes integers of the numbers that this is, subnormal or not.
 GQMM_HD static inline uint32_t doubled_e2m1(uint32_t nibble, uint32_t times)
 {
     return pair_mul(nibble * times & both(0x81c0), both(bf16_power(127)));
