@@ -86,11 +86,14 @@ static bool pair_counts(const gqmm_format_info *f)
     bool ok = true;
     for (int i = 0; ok && i < COUNT(counts); i += h.quick && i > 12 ? 5 : 1)
         for (int kind = 0; ok && kind < 3; kind++) {
+            const bool dense = kind == 1;
             const call_plan p = {.e = 5,
-                                 .rows = 33,
-                                 .cols = 256,
+                                 .rows = dense && i / 2 % 2 ? 264 : 33,
+                                 .cols = f->pub.block_elems > 64   ? 256
+                                         : f->pub.block_elems > 32 ? 320
+                                                                   : 352,
                                  .pairs = counts[i],
-                                 .m = kind == 1 ? counts[i] : 1,
+                                 .m = dense ? counts[i] : 1,
                                  .n_x = counts[i] ? counts[i] : 1,
                                  .transpose = 1,
                                  .x_type = i % 3   ? GQMM_BF16
@@ -98,8 +101,9 @@ static bool pair_counts(const gqmm_format_info *f)
                                                    : GQMM_F32,
                                  .y_type = i % 2 ? GQMM_F32 : GQMM_BF16,
                                  .rhs = kind == 2 ? IDS_ONE : IDS_SKIP,
-                                 .dense = kind == 1};
-            if (kind != 1 || counts[i] > 0) /* m = 0 means 1 */
+                                 .crooked = dense && i % 8 == 7,
+                                 .dense = dense};
+            if (!dense || counts[i] > 0) /* m = 0 means 1 */
                 ok = try_call(f, &p);
         }
     return ok;

@@ -39,7 +39,7 @@ static bool was_wide(const call_plan *p)
     char how[300] = "";
     gqmm_explain(on.ctx, how, sizeof how);
     return on.cuda && strcmp(on.path, "sm_90") == 0 && p->transpose && p->x_type == GQMM_BF16 &&
-           columns >= 16 && strstr(how, " wide");
+           columns >= 16 && (strstr(how, " wide") || strstr(how, " dense"));
 }
 
 /* What a row of x may lose to int8, for each element: half a step of its block of 32. */

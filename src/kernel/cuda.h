@@ -113,6 +113,19 @@ typedef struct gqmm_cuda_rows {
     uint32_t *fault;
 } gqmm_cuda_rows;
 
+/* y[m, n] = sum over k of x[m, k] w[n, k], both bf16, on GQMM_CUDA_SM90: for many m, behind rows()
+ * that made w. */
+typedef struct gqmm_cuda_dense {
+    const void *x, *w;
+    void *y;
+    int64_t x_row, w_row, y_row; /* elements */
+    int64_t m, n, k;
+    int32_t y_type;
+} gqmm_cuda_dense;
+/* By sizes and strides, and by where x and w are, unless NULL. */
+bool gqmm_cuda_dense_fits(const gqmm_cuda_dense *d);
+int gqmm_cuda_dense_product(const gqmm_cuda_dense *d, gqmm_stream s);
+
 /* What the room has for one format family; entries a path lacks are NULL. */
 typedef struct gqmm_cuda_family {
     const char *family;

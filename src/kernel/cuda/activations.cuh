@@ -40,6 +40,17 @@ __device__ __forceinline__ void store_number(void *y, int64_t i, int type, float
         ((__nv_bfloat16 *)y)[i] = __float2bfloat16_rn(v);
 }
 
+// Two numbers of 16 bits, the first in the low half.
+__device__ __forceinline__ uint32_t pair_of(float lo, float hi, int type)
+{
+    if (type == GQMM_F16) {
+        const __half2 h = __floats2half2_rn(lo, hi);
+        return *(const uint32_t *)&h;
+    }
+    const __nv_bfloat162 b = __floats2bfloat162_rn(lo, hi);
+    return *(const uint32_t *)&b;
+}
+
 // Numbers k .. k + 7 of a row of `n`; past the end they are 0. 16 bytes at a time where x is
 // aligned.
 __device__ __forceinline__ void load_8(float (&v)[8], const void *row, int64_t k, int64_t n,

@@ -41,15 +41,33 @@ __device__ __forceinline__ float2 scale_of(const step_row &r, int j, int i, floa
 // 16 rows of any experts.
 struct any_rows {
     const gqmm_cuda_matrix *w;
-    const int64_t *id; // counted through the experts; below 0: a zero row
+    const int64_t *row_of; // in its expert
+    const int32_t *expert; // -1: a zero row, for which row 0 of expert 0 is read
 
     __device__ __forceinline__ const uint8_t *row(int plane, int r) const
     {
-        const int64_t i = id[r] < 0 ? 0 : id[r];
-        return w->plane[plane] + i / w->n_rows * w->expert_stride[plane] +
-               i % w->n_rows * w->row_stride[plane];
+        const int e = expert[r] < 0 ? 0 : expert[r];
+        return w->plane[plane] + e * w->expert_stride[plane] + row_of[r] * w->row_stride[plane];
     }
 };
+
+// Eight numbers, or as many as are left, 16 bytes at a time where y is aligned.
+__device__ __forceinline__ void store_8(void *y, int64_t at, int type, const float *from,
+                                        bool vectors, int64_t left)
+{
+    const float4 lo = *(const float4 *)from, hi = *(const float4 *)(from + 4);
+    if (!vectors || left < 8) {
+        for (int i = 0; i < 8 && i < left; i++)
+            store_number(y, at + i, type, from[i]);
+    } else if (type == GQMM_F32) {
+        *(float4 *)((float *)y + at) = lo;
+        *(float4 *)((float *)y + at + 4) = hi;
+    } else {
+        *(uint4 *)((uint16_t *)y + at) =
+            make_uint4(pair_of(lo.x, lo.y, type), pair_of(lo.z, lo.w, type),
+                       pair_of(hi.x, hi.y, type), pair_of(hi.z, hi.w, type));
+    }
+}
 
 // A warp takes one step of 16 rows of the output.
 template <class D>
@@ -57,12 +75,16 @@ __global__ void __launch_bounds__(ROW_WARPS * 32)
     rows_kernel(const __grid_constant__ gqmm_cuda_rows r)
 {
     __shared__ __align__(128) uint8_t shared[ROW_WARPS][ROWS * row_pitch<D>()];
-    __shared__ int64_t ids[ROW_WARPS][ROWS];
+    __shared__ int64_t row_of[ROW_WARPS][ROWS];
+    __shared__ int32_t expert[ROW_WARPS][ROWS];
+    __shared__ __align__(16) float turn[ROW_WARPS][8][36]; // 32 of 8 rows, from the codes' order
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5, t = lane & 3;
     const format_args f = {r.w.group, r.w.scale_type};
-    const int64_t k = r.w.n_cols, steps = (k + D::step - 1) / D::step;
-    const int64_t task = (int64_t)blockIdx.x * ROW_WARPS + warp, s = task % steps;
-    const int64_t row0 = task / steps * ROWS;
+    const bool vectors = (uintptr_t)r.y % 16 == 0 && r.y_row * bytes_of(r.y_type) % 16 == 0;
+    const int64_t k = r.w.n_cols;
+    const uint32_t steps = (uint32_t)((k + D::step - 1) / D::step);
+    const uint32_t task = blockIdx.x * ROW_WARPS + warp;
+    const int64_t row0 = (int64_t)(task / steps) * ROWS, s = task % steps;
 
     wait_for_previous();
     let_next_start();
@@ -77,10 +99,13 @@ __global__ void __launch_bounds__(ROW_WARPS * 32)
             atomicOr(r.fault, GQMM_FAULT_TOKEN);
             id = -1;
         }
-        ids[warp][lane] = id;
+        // Divisions of 64 bits are long: one for each row.
+        const int64_t e = id < r.w.n_rows ? 0 : id / r.w.n_rows;
+        row_of[warp][lane] = id < 0 ? 0 : id - e * r.w.n_rows;
+        expert[warp][lane] = id < 0 ? -1 : (int32_t)e;
     }
     __syncwarp();
-    const any_rows b = {&r.w, ids[warp]};
+    const any_rows b = {&r.w, row_of[warp], expert[warp]};
     loader<D> weights;
     weights.set(b, k, r.w.aligned, false, lane, f);
     weights.bring(shared[warp], (int)s, k, r.w.aligned, 0, 0, lane, f, [&] { return b; });
@@ -92,20 +117,25 @@ __global__ void __launch_bounds__(ROW_WARPS * 32)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int at = half * 8 + lane / 4;
-        const bool none = ids[warp][at] < 0;
-        const float factor = global_of(r.w, (int)(none ? 0 : ids[warp][at] / r.w.n_rows));
+        const bool none = expert[warp][at] < 0;
+        const float factor = global_of(r.w, none ? 0 : expert[warp][at]);
         const step_row from = weights.at(shared[warp], 1 + half, lane, (int)s);
-        for (int j = 0; j < D::step / 32 && j * 32 < left && row0 + at < r.n; j++) {
+        const int64_t y = (row0 + at) * r.y_row + s * D::step + 8 * t;
+        for (int j = 0; j < D::step / 32 && j * 32 < left; j++) {
             uint32_t a[D::parts][4];
             D::codes(a, from, j, t, f);
+            const float2 first = scale_of<D>(from, j, 0, factor, f);
+            const float2 second = D::piece == 16 ? scale_of<D>(from, j, 4, factor, f) : first;
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                const int64_t n = j * 32 + k_of(D::in_order, t, i);
-                const float v = weight_at<D>(a, i, scale_of<D>(from, j, i, factor, f));
-                if (n < left)
-                    store_number(r.y, (row0 + at) * r.y_row + s * D::step + n, r.y_type,
-                                 none ? 0.0f : v);
+                const float v = weight_at<D>(a, i, i < 4 ? first : second);
+                turn[warp][lane / 4][k_of(D::in_order, t, i)] = none ? 0.0f : v;
             }
+            __syncwarp();
+            if (row0 + at < r.n)
+                store_8(r.y, y + j * 32, r.y_type, &turn[warp][lane / 4][8 * t], vectors,
+                        left - j * 32 - 8 * t);
+            __syncwarp();
         }
     }
 }
@@ -116,6 +146,8 @@ template <class D> int rows(const gqmm_cuda_rows *r, gqmm_stream s)
     const int64_t tasks = (r->n + ROWS - 1) / ROWS * steps;
     if (tasks == 0)
         return 0;
+    if (tasks > UINT32_MAX)
+        return (int)cudaErrorInvalidValue;
     return launch(rows_kernel<D>, dim3((unsigned)((tasks + ROW_WARPS - 1) / ROW_WARPS)),
                   dim3(ROW_WARPS * 32), 0, s, GQMM_CUDA_SM80, *r);
 }

@@ -42,7 +42,8 @@ typedef struct gqmm_cuda_call {
     bool narrow; /* asked for: no wide tiles */
     bool wide;   /* tiles of many columns */
     bool sorted; /* p.list is filled by gqmm_cuda_sort_call() */
-    void *scratch;
+    bool dense;  /* the matrix is dequantised to `plain` first */
+    void *scratch, *plain;
 } gqmm_cuda_call;
 
 /* Decides by sizes alone. */

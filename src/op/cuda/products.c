@@ -6,9 +6,10 @@
 #include <stdio.h>
 
 enum {
-    MOST_UNSORTED = 128, /* pairs among which a block still finds its own columns */
-    WIDE_FROM = 6,       /* mean columns of an expert from which wide tiles pay */
-    WIDE_FROM_DENSE = 24 /* the same of a single matrix */
+    MOST_UNSORTED = 128,  /* pairs among which a block still finds its own columns */
+    WIDE_FROM = 6,        /* mean columns of an expert from which wide tiles pay */
+    WIDE_FROM_DENSE = 24, /* the same of a single matrix */
+    DENSE_FROM = 512      /* rows of x from which dequantising first pays */
 };
 
 /* Columns of a tile, by sizes that the host knows. */
@@ -96,12 +97,62 @@ gqmm_status gqmm_cuda_run_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_
     return gqmm_cuda_status(error, "enqueuing a product", err);
 }
 
+/* ---- many rows against one matrix */
+
+static gqmm_cuda_dense dense_of(const gqmm_cuda_call *c)
+{
+    return (gqmm_cuda_dense){.x = c->p.x,
+                             .w = c->plain,
+                             .y = c->p.y,
+                             .x_row = c->p.x_row,
+                             .w_row = (c->p.k + 63) / 64 * 64,
+                             .y_row = c->p.y_row,
+                             .m = c->p.m,
+                             .n = c->p.n,
+                             .k = c->p.k,
+                             .y_type = c->p.y_type};
+}
+
+/* By sizes and strides, as a size query decides it. */
+static bool is_dense(const gqmm_context *ctx, const gqmm_cuda_call *c)
+{
+    gqmm_cuda_dense d = dense_of(c);
+    d.x = NULL;
+    return gqmm_cuda_of(ctx)->path == GQMM_CUDA_SM90 && c->transpose && c->p.x_type == GQMM_BF16 &&
+           c->p.n_pairs == 1 && !c->p.lhs && !c->by_id && c->p.m >= DENSE_FROM &&
+           gqmm_cuda_dense_fits(&d);
+}
+
+static gqmm_status run_dense(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_error *err)
+{
+    const gqmm_cuda_state *s = gqmm_cuda_of(ctx);
+    const gqmm_cuda_dense d = dense_of(c);
+    const gqmm_cuda_rows rows = {.w = c->p.w,
+                                 .n = c->p.n,
+                                 .y = c->plain,
+                                 .y_row = d.w_row,
+                                 .y_type = GQMM_BF16,
+                                 .fault = c->p.fault};
+    const gqmm_status st =
+        gqmm_cuda_status(c->family->rows(&rows, s->stream), "enqueuing weights", err);
+    return st != GQMM_OK ? st
+                         : gqmm_cuda_status(gqmm_cuda_dense_product(&d, s->stream),
+                                            "enqueuing a product", err);
+}
+
 /* ---- gather_qmm */
 
 static void take_gather(void *arg, gqmm_layout *l)
 {
-    gqmm_cuda_take_list(arg, l);
-    gqmm_cuda_take_ordered(arg, l);
+    gqmm_cuda_call *c = arg;
+    int64_t numbers = 0;
+    if (c->dense) {
+        l->overflow = l->overflow || !gqmm_mul(&numbers, c->p.n, dense_of(c).w_row);
+        c->plain = gqmm_take(l, numbers, sizeof(uint16_t));
+        return;
+    }
+    gqmm_cuda_take_list(c, l);
+    gqmm_cuda_take_ordered(c, l);
 }
 
 gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t n, int64_t k,
@@ -137,6 +188,7 @@ gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t
                          "%" PRId64 " pairs of %" PRId64 " rows exceed the 2^31 of one CUDA call",
                          d->n_pairs, d->m);
     gqmm_cuda_plan_call(ctx, &c);
+    c.dense = is_dense(ctx, &c);
     st = gqmm_lay_out(ctx, take_gather, &c, run, d->workspace, d->workspace_bytes, bytes, err);
     if (st != GQMM_OK || !run || d->n_pairs * d->m == 0)
         return st;
@@ -144,13 +196,20 @@ gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t
         (st = gqmm_cuda_check_pointer("x", d->x, err)) != GQMM_OK ||
         (st = gqmm_cuda_check_pointer("lhs", d->lhs, err)) != GQMM_OK ||
         (st = gqmm_cuda_check_pointer("rhs", d->rhs, err)) != GQMM_OK ||
-        (st = gqmm_cuda_check_pointer("workspace", d->workspace, err)) != GQMM_OK ||
-        (st = gqmm_cuda_sort_call(ctx, &c, err)) != GQMM_OK)
+        (st = gqmm_cuda_check_pointer("workspace", d->workspace, err)) != GQMM_OK)
         return st;
+    if (c.dense && (uintptr_t)d->x % 16 != 0)
+        c.dense = c.wide = c.sorted = false; /* it takes no other workspace */
     snprintf(ctx->explain, sizeof ctx->explain,
              "gather_qmm %s %s%s: %" PRId64 " pairs of %" PRId64 " rows, [%" PRId64 ", %" PRId64
              "], %s, %zu bytes of workspace",
-             d->w->format->pub.name, gqmm_weights_isa(d->w), c.wide ? " wide" : "", d->n_pairs,
-             d->m, n, k, c.sorted ? "sorted" : "unsorted", *bytes);
-    return gqmm_cuda_run_call(ctx, &c, err);
+             d->w->format->pub.name, gqmm_weights_isa(d->w),
+             c.dense  ? " dense"
+             : c.wide ? " wide"
+                      : "",
+             d->n_pairs, d->m, n, k, c.sorted ? "sorted" : "unsorted", *bytes);
+    if (c.dense)
+        return run_dense(ctx, &c, err);
+    st = gqmm_cuda_sort_call(ctx, &c, err);
+    return st != GQMM_OK ? st : gqmm_cuda_run_call(ctx, &c, err);
 }
