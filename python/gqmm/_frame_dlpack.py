@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional, Sequence, Tuple
 import numpy as np
 
 from ._abi import lib
-from ._frames import (BF16, NUMPY, SIZES, Frame, Made, Raw, View, _made, device_name,
+from ._frames import (BF16, NUMPY, SIZES, Frame, Look, Made, Raw, View, _made, device_name,
                       numpy_dtype)
 
 _NAMES = {
@@ -112,13 +112,14 @@ class Mlx(Dlpack):
         self.bf16 = BF16 is None  # results in bfloat16 come as uint16
 
     def look(self, x: Any, w: Any, s: Any, b: Any, lhs: Any, rhs: Any, _look=_look,
-             _three=struct.Struct("3q").unpack_from) -> Any:
-        """(key, addresses of x, lhs, rhs) of a call in one go, None where that does not work."""
+             _three=struct.Struct("3q").unpack_from) -> Look:
         try:
             found = _look(x, lhs, rhs, w, s, b)
         except (TypeError, BufferError):  # an array without a buffer, torch's or CuPy's
-            return None
-        return (found[24:], *_three(found)) if found else None
+            found = b""
+        if not found:
+            return super().look(x, w, s, b, lhs, rhs)
+        return (found[24:], *_three(found), None, None)
 
     def raw(self, a: Any, _view=memoryview, _one=C.c_char.from_buffer, _at=C.addressof) -> Raw:
         held = _view(a)

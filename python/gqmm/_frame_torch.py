@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import torch
 
-from ._frames import SIZES, Frame, Made, Raw, View
+from ._frames import SIZES, Frame, Look, Made, Raw, View
 
 #: torch.empty without its parser of arguments, a third of its time; what inductor's code calls.
 _guards = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
@@ -55,16 +55,31 @@ class Torch(Frame):
         return (a.data_ptr(), a.shape, a.is_contiguous() or _strides(a), a.dtype,
                 None if a.is_cpu else a.get_device() if a.is_cuda else _place(a), None)
 
-    def triple(self, w: Any, s: Any, b: Any) -> Tuple[Any, ...]:
+    def look(self, x: Any, w: Any, s: Any, b: Any, lhs: Any, rhs: Any) -> Look:
+        left = right = 0
+        lk: Any = None
+        rk: Any = None
+        wk: Any = None
         try:
-            if b is None:
-                return (w.data_ptr(), w.shape, w.is_contiguous() or _strides(w), w.dtype,
-                        s.data_ptr(), s.shape, s.is_contiguous() or _strides(s), s.dtype)
-            return (w.data_ptr(), w.shape, w.is_contiguous() or _strides(w), w.dtype,
-                    s.data_ptr(), s.shape, s.is_contiguous() or _strides(s), s.dtype,
-                    b.data_ptr(), b.shape, b.is_contiguous() or _strides(b), b.dtype)
+            at = x.data_ptr()
+            if rhs is not None:
+                right = rhs.data_ptr()
+                rk = rhs.shape, rhs.is_contiguous() or _strides(rhs), rhs.dtype, rhs.is_cpu
+            if lhs is not None:
+                left = lhs.data_ptr()
+                lk = lhs.shape, lhs.is_contiguous() or _strides(lhs), lhs.dtype, lhs.is_cpu
+            if b is not None:
+                wk = (w.data_ptr(), w.shape, w.is_contiguous() or _strides(w), w.dtype,
+                      s.data_ptr(), s.shape, s.is_contiguous() or _strides(s), s.dtype,
+                      b.data_ptr(), b.shape, b.is_contiguous() or _strides(b), b.dtype)
+            elif w is not None:
+                wk = (w.data_ptr(), w.shape, w.is_contiguous() or _strides(w), w.dtype,
+                      s.data_ptr(), s.shape, s.is_contiguous() or _strides(s), s.dtype)
         except AttributeError:  # not all of them are tensors
-            return super().triple(w, s, b)
+            return super().look(x, w, s, b, lhs, rhs)
+        return (((at | left | right) & 3, x.shape, x.is_contiguous() or _strides(x), x.dtype, lk,
+                 rk, wk), at, left, right,
+                None if x.is_cpu else x.get_device() if x.is_cuda else _place(x), None)
 
     grad = staticmethod(operator.attrgetter("requires_grad"))
 

@@ -114,6 +114,14 @@ def one_stride(shape: Sequence[int], strides: Sequence[int]) -> Optional[int]:
 
 Made = Tuple[Any, int]  # a new array and its address
 
+#: what tells apart the kinds of calls, addresses of x, lhs and rhs, device of x, what holds memory
+Look = Tuple[Any, int, int, int, Optional[int], Any]
+_NONE: Raw = (0, (), None, None, None, None)
+
+
+def _raw(a: Any) -> Raw:
+    return _NONE if a is None else (_frames.get(type(a)) or frame_of(a)).raw(a)
+
 
 class Frame:
     """What gqmm does with the arrays of one package."""
@@ -122,18 +130,17 @@ class Frame:
     grad: Any = None  # of an array: whether it wants gradients, if grad_enabled() says so too
     grad_enabled: Any = None
     waits = False  # results on a device are handed out when they are complete
-    look: Any = None  # the key and the addresses of a call on the CPU in one go
 
     def raw(self, a: Any) -> Raw:
         raise NotImplementedError
 
-    def triple(self, w: Any, s: Any, b: Any) -> Tuple[Any, ...]:
-        """raw()[:4] of codes, scales (or None) and biases (or None) of any packages: a key."""
-        key: Tuple[Any, ...] = self.raw(w)[:4]  # an address tells the device too
-        for a in (s, b):
-            if a is not None:
-                key += (_frames.get(type(a)) or frame_of(a)).raw(a)[:4]
-        return key
+    def look(self, x: Any, w: Any, s: Any, b: Any, lhs: Any, rhs: Any) -> Look:
+        """What a call must know of its arrays each time; all but x may be None."""
+        xr, lr, rr = self.raw(x), _raw(lhs), _raw(rhs)
+        key: Tuple[Any, ...] = ((xr[0] | lr[0] | rr[0]) & 3, *xr[1:5], *lr[1:5], *rr[1:5])
+        if w is not None:
+            key += _raw(w)[:4] + _raw(s)[:4] + _raw(b)[:4]  # addresses tell devices too
+        return key, xr[0], lr[0], rr[0], xr[4], (xr, lr, rr)
 
     def view(self, a: Any) -> View:
         raise NotImplementedError
@@ -238,13 +245,21 @@ class Numpy(Frame):
         return (_cell(id(a) + _offset).value if _offset else a.ctypes.data,
                 a.shape, a.strides, a.dtype, None, None)
 
-    def triple(self, w: Any, s: Any, b: Any, _cell=C.c_size_t.from_address,
-               _offset=offset) -> Tuple[Any, ...]:
-        if _offset and type(w) is type(s) is type(b) is np.ndarray:
-            return (_cell(id(w) + _offset).value, w.shape, w.strides, w.dtype,
-                    _cell(id(s) + _offset).value, s.shape, s.strides, s.dtype,
-                    _cell(id(b) + _offset).value, b.shape, b.strides, b.dtype)
-        return super().triple(w, s, b)
+    def look(self, x: Any, w: Any, s: Any, b: Any, lhs: Any, rhs: Any,
+             _cell=C.c_size_t.from_address, _offset=offset) -> Look:
+        array = np.ndarray
+        if (not _offset or lhs is not None or type(rhs) is not array or type(x) is not array
+                or w is not None and not type(w) is type(s) is type(b) is array):
+            return super().look(x, w, s, b, lhs, rhs)
+        at, ids = _cell(id(x) + _offset).value, _cell(id(rhs) + _offset).value
+        if w is None:
+            return (((at | ids) & 3, x.shape, x.strides, x.dtype, rhs.shape, rhs.strides,
+                     rhs.dtype), at, 0, ids, None, None)
+        return (((at | ids) & 3, x.shape, x.strides, x.dtype, rhs.shape, rhs.strides, rhs.dtype,
+                 _cell(id(w) + _offset).value, w.shape, w.strides, w.dtype,
+                 _cell(id(s) + _offset).value, s.shape, s.strides, s.dtype,
+                 _cell(id(b) + _offset).value, b.shape, b.strides, b.dtype),
+                at, 0, ids, None, None)
 
     def view(self, a: np.ndarray) -> View:
         name = a.dtype.name

@@ -82,6 +82,36 @@ def _first(tag: str, key: Any, x: Any, fx: Any, w: Any, scales: Any, biases: Any
     return y
 
 
+def _product(tag: str, x: Any, w: Any, scales: Any, biases: Any, lhs: Any, rhs: Any,
+             transpose: bool, group_size: Optional[int], bits: Optional[int], mode: str,
+             global_scale: Any, sorted_ids: bool, precision: str,
+             context: Optional[Context]) -> Any:
+    key: Any
+    fx = _frames.get(type(x)) or frame_of(x)
+    if type(w) is Weights:
+        if scales is not None or biases is not None:
+            raise TypeError(_HAS_SCALES)
+        seen = fx.look(x, None, None, None, lhs, rhs)
+        ctx = context or context_of(seen[4], fx)
+        plans, key = w._plans, (seen[0], transpose, sorted_ids, precision, ctx)
+    else:
+        seen = fx.look(x, w, scales, biases, lhs, rhs)
+        ctx = context or context_of(seen[4], fx)
+        plans = ctx._plans
+        key = (seen[0], transpose, group_size, bits, mode, sorted_ids, precision)
+    if fx.grad is not None and fx.grad(x):
+        refuse_grad(tag, fx)
+    found = plans.get(key) if global_scale is None else None
+    if found is None or found.frame is not fx:
+        return _first(tag, key, x, fx, w, scales, biases, lhs, rhs,
+                      lhs is not None or rhs is not None, transpose, group_size, bits, mode,
+                      global_scale, sorted_ids, precision, ctx)
+    if found.copies is None:
+        return _run(found, ctx, seen[1], seen[2], seen[3])
+    x = fx.dense(x, found.copies)
+    return _run(found, ctx, fx.raw(x)[0], seen[2], seen[3])
+
+
 def quantized_matmul(x: Any, w: Any, /, scales: Any = None, biases: Any = None,
                      transpose: bool = True, group_size: Optional[int] = None,
                      bits: Optional[int] = None, mode: str = "affine", *, stream: Any = None,
@@ -105,42 +135,8 @@ def quantized_matmul(x: Any, w: Any, /, scales: Any = None, biases: Any = None,
     stride; scales and biases of unlike dtypes. Results for MLX arrays are copied once.
     Raises ValueError for shapes and dtypes that do not fit, TypeError for what is no array.
     """
-    key: Any
-    fx = _frames.get(type(x)) or frame_of(x)
-    if fx.look is not None and type(w) is not Weights:
-        seen = fx.look(x, w, scales, biases, None, None)
-        if seen is not None:
-            ctx = context or context_of(None, fx)
-            key = (seen[0], transpose, group_size, bits, mode, precision)
-            found = ctx._plans.get(key)
-            if found is not None and found.frame is fx:
-                if found.copies is not None:
-                    x = fx.dense(x, found.copies)
-                    return _run(found, ctx, fx.raw(x)[0], seen[2], seen[3])
-                return _run(found, ctx, seen[1], seen[2], seen[3])
-            return _first("quantized_matmul", key, x, fx, w, scales, biases, None, None, False,
-                          transpose, group_size, bits, mode, None, False, precision, ctx)
-    xr = fx.raw(x)
-    ctx = context or context_of(xr[4], fx)
-    if type(w) is Weights:
-        if scales is not None or biases is not None:
-            raise TypeError(_HAS_SCALES)
-        plans = w._plans
-        key = (xr[0] & 3, xr[1], xr[2], xr[3], transpose, precision, ctx)
-    else:
-        plans = ctx._plans
-        wk = (_frames.get(type(w)) or frame_of(w)).triple(w, scales, biases)
-        key = (xr[0] & 3, xr[1], xr[2], xr[3], wk, transpose, group_size, bits, mode, precision)
-    found = plans.get(key)
-    if fx.grad is not None and fx.grad(x):
-        refuse_grad("quantized_matmul", fx)
-    if found is not None and found.frame is fx:
-        if found.copies is not None:
-            x = fx.dense(x, found.copies)
-            xr = fx.raw(x)
-        return _run(found, ctx, xr[0], 0, 0)
-    return _first("quantized_matmul", key, x, fx, w, scales, biases, None, None, False, transpose,
-                  group_size, bits, mode, None, False, precision, ctx)
+    return _product("quantized_matmul", x, w, scales, biases, None, None, transpose, group_size,
+                    bits, mode, None, False, precision, context)
 
 
 def gather_qmm(x: Any, w: Any, /, scales: Any = None, biases: Any = None, lhs_indices: Any = None,
@@ -161,51 +157,5 @@ def gather_qmm(x: Any, w: Any, /, scales: Any = None, biases: Any = None, lhs_in
     32-bit ids are read in place, of 64-bit ids the low halves; other integers, ids that must be
     broadcast and ids that go backwards are copied. With neither ids it is quantized_matmul.
     """
-    key: Any
-    gather = lhs_indices is not None or rhs_indices is not None
-    fx = _frames.get(type(x)) or frame_of(x)
-    if fx.look is not None and type(w) is not Weights and global_scale is None:
-        seen = fx.look(x, w, scales, biases, lhs_indices, rhs_indices)
-        if seen is not None:
-            ctx = context or context_of(None, fx)
-            key = (seen[0], transpose, group_size, bits, mode, sorted_indices, precision)
-            found = ctx._plans.get(key)
-            if found is not None and found.frame is fx:
-                if found.copies is not None:
-                    x = fx.dense(x, found.copies)
-                    return _run(found, ctx, fx.raw(x)[0], seen[2], seen[3])
-                return _run(found, ctx, seen[1], seen[2], seen[3])
-            return _first("gather_qmm", key, x, fx, w, scales, biases, lhs_indices, rhs_indices,
-                          gather, transpose, group_size, bits, mode, None, sorted_indices,
-                          precision, ctx)
-    xr = fx.raw(x)
-    lr = rr = _NO_IDS
-    if lhs_indices is not None:
-        lr = (_frames.get(type(lhs_indices)) or frame_of(lhs_indices)).raw(lhs_indices)
-    if rhs_indices is not None:
-        rr = (_frames.get(type(rhs_indices)) or frame_of(rhs_indices)).raw(rhs_indices)
-    ctx = context or context_of(xr[4], fx)
-    if type(w) is Weights:
-        if scales is not None or biases is not None:
-            raise TypeError(_HAS_SCALES)
-        plans = w._plans
-        key = ((xr[0] | lr[0] | rr[0]) & 3, xr[1], xr[2], xr[3], *lr[1:5], *rr[1:5], transpose,
-               sorted_indices, precision, ctx)
-    else:
-        plans = ctx._plans
-        wk = (_frames.get(type(w)) or frame_of(w)).triple(w, scales, biases)
-        key = ((xr[0] | lr[0] | rr[0]) & 3, xr[1], xr[2], xr[3], *lr[1:5], *rr[1:5], wk, transpose,
-               group_size, bits, mode, sorted_indices, precision)
-    found = plans.get(key) if global_scale is None else None
-    if fx.grad is not None and fx.grad(x):
-        refuse_grad("gather_qmm", fx)
-    if found is not None and found.frame is fx:
-        if found.copies is not None:
-            x = fx.dense(x, found.copies)
-            xr = fx.raw(x)
-        return _run(found, ctx, xr[0], lr[0], rr[0])
-    return _first("gather_qmm", key, x, fx, w, scales, biases, lhs_indices, rhs_indices, gather,
-                  transpose, group_size, bits, mode, global_scale, sorted_indices, precision, ctx)
-
-
-_NO_IDS: Any = (0, None, None, None, None, None)
+    return _product("gather_qmm", x, w, scales, biases, lhs_indices, rhs_indices, transpose,
+                    group_size, bits, mode, global_scale, sorted_indices, precision, context)
