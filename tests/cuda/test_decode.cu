@@ -23,6 +23,7 @@ extern "C" {
 #include "kernel/cuda/decode_float.cuh"
 #include "kernel/cuda/decode_k_quants.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
+#include "kernel/cuda/product.cuh"
 
 using namespace gqmm;
 
@@ -252,6 +253,50 @@ template <class D> static bool check_constants(const gqmm_format_info *f, const 
     return true;
 }
 
+// Launches of a product: every output once, and no more shared memory than a block may have on any
+// device of the path (99 KB on some of sm_80 and later, 227 KB on sm_90).
+template <class D, int NT> static bool check_plan(const gqmm_cuda_product &p, int path)
+{
+    const product_plan plan = plan_product<D, NT>(&p, path);
+    const int64_t per_tile = p.up.plane[0] ? 8 : 16;
+    const int64_t rows = (plan.warps >> plan.split_bits) * plan.turns * per_tile;
+    const int bytes =
+        plan.warps * warp_bytes<D, NT>() + x_bytes<D, NT>(plan.phase, NT * 8, plan.x_parts);
+    const int most = (path == GQMM_CUDA_SM90 ? 227 : 99) * 1024 - 1024; // the driver's own
+    if (plan.bytes < bytes || plan.bytes + (int)sizeof(column_set<NT * 8>) > most)
+        return fail("sm_%d: %d bytes of %d", path, plan.bytes, bytes);
+    if (plan.warps > most_warps(NT) || plan.warps >> plan.split_bits < 1 ||
+        (plan.split_bits && plan.turns > 1) || plan.phase < 256 || plan.phase % 256)
+        return fail("sm_%d: %d warps, split %d, %d turns, phase %d", path, plan.warps,
+                    plan.split_bits, plan.turns, plan.phase);
+    return (plan.row_blocks * rows >= p.n && (plan.row_blocks - 1) * rows < p.n) ||
+           fail("sm_%d: %d blocks of %d rows for %d", path, plan.row_blocks, (int)rows, (int)p.n);
+}
+
+template <class D> static bool check_plans(void)
+{
+    static const int64_t sizes[][2] = {{1, 32},      {83, 256},    {2048, 512},   {512, 2048},
+                                       {2880, 2880}, {4096, 4096}, {12288, 4096}, {151936, 2048}};
+    static const int64_t counts[][2] = {{1, 1}, {1, 8}, {1, 64}, {64, 1}, {5, 19}, {4096, 1}};
+    bool ok = true;
+    for (const auto &size : sizes)
+        for (const auto &count : counts)
+            for (int i = 0; ok && i < 12; i++) {
+                gqmm_cuda_product p = {};
+                const int path = i % 2 ? GQMM_CUDA_SM90 : GQMM_CUDA_SM80;
+                p.n = size[0], p.k = size[1];
+                p.n_pairs = count[0], p.m = count[1];
+                p.x_type = i / 2 % 3;
+                p.w.n_experts = count[0] > 1 ? 128 : 1;
+                p.rhs = count[0] > 1 ? (const int32_t *)&p : NULL;
+                p.up.plane[0] = i / 6 ? (const uint8_t *)&p : NULL;
+                ok = check_plan<D, 2>(p, path) &&
+                     (p.x_type != GQMM_BF16 ||
+                      (check_plan<D, 1>(p, path) && check_plan<D, 4>(p, path)));
+            }
+    return ok;
+}
+
 // Bytes of a scale of plane 1 or 2.
 static int scale_size(const gqmm_format_info *f, int plane)
 {
@@ -360,6 +405,7 @@ static bool has_device(device_memory *m)
 struct family_checks {
     const char *name;
     bool (*constants)(const gqmm_format_info *, const format_args &);
+    bool (*plans)(void);
     bool (*host[2])(const gqmm_format_info *, const guarded *);
     bool (*device[2])(const gqmm_format_info *, const guarded *, const device_memory &);
 };
@@ -368,6 +414,7 @@ struct family_checks {
 #define GQMM_CUDA_FAMILY(name, wide) \
     {#name, \
      check_constants<dec_##name>, \
+     check_plans<dec_##name>, \
      {check_host<dec_##name, false>, check_host<dec_##name, true>}, \
      {check_device<dec_##name, false>, check_device<dec_##name, true>}},
 static const family_checks families[] = {
@@ -399,7 +446,7 @@ int main(void)
             continue;
         }
         report("host ", f->pub.name,
-               c->constants(f, args) && c->host[0](f, pages) && c->host[1](f, pages));
+               c->constants(f, args) && c->plans() && c->host[0](f, pages) && c->host[1](f, pages));
         if (device)
             report("device ", f->pub.name,
                    c->device[0](f, pages, memory) && c->device[1](f, pages, memory));

@@ -66,17 +66,15 @@ struct step_row {
 //   D::has_offset
 //   D::grouped        the group is a matter of the matrix: 32, 64 or 128 (one scale for two or four
 //                     pieces); piece is 32
-//   D::align          what a step's bytes are a multiple of in plane 0 (a power of two, at most
-//   16):
-//                     where rows start at multiples of 16, steps start at multiples of this
+//   D::align          a power of two up to 16 that divides a step's bytes in plane 0: where rows
+//                     start at multiples of 16, steps start at multiples of this
 //   D::loose          rows may start at any byte, as a block (32 weights) is no multiple of 16
 //                     bytes
 //   D::in_order       the order above
 //   D::codes(a, row, j, t, args)   a[part][4]: the pairs of piece j of the step for lane t
-//   D::scale(row, g, args) -> float2 {scale, offset} of group-piece g (D::piece weights each) of
-//   the
-//                     step; without offsets .y is 0. Bits equal the definition's; a global scale
-//                     (mlx_nvfp4) is the caller's to multiply
+//   D::scale(row, g, args)   float2 {scale, offset} of group-piece g (D::piece weights each) of
+//                     the step; without offsets .y is 0. Bits equal the definition's; a global
+//                     scale (mlx_nvfp4) is the caller's to multiply
 // and may have, where it takes fewer instructions,
 //   D::raw_codes      the same as codes, with D::raw_bias (an integer that bf16 has) added to each
 //                     and in D::raw_order
