@@ -68,13 +68,14 @@ struct row_block {
 template <class D> struct loader {
     static constexpr int bytes = (int)D::bytes(0, D::step, format_args{});
     static constexpr int pieces = (bytes + (D::loose ? 15 : 0) + 15) / 16;
-    static constexpr int eights = pieces / 8, left = pieces % 8;
-    static constexpr int wide = left <= 1 ? 1 : left <= 2 ? 2 : left <= 4 ? 4 : 8; // lanes for left
+    static constexpr int eights = pieces / 8, rest = pieces % 8;
+    static constexpr int wide = rest <= 1 ? 1 : rest <= 2 ? 2 : rest <= 4 ? 4 : 8; // lanes for rest
 
-    const uint8_t *from, *from_left; // the lane's first pieces in step 0
+    const uint8_t *from, *from_rest; // the lane's first pieces in step 0
     const uint8_t *scales_from[2];   // row lane % 16 of the other planes
-    int to, to_left;
+    int to, to_rest;
     int whole; // steps that are brought without a look at the end of the row
+    int full;  // steps that the row has all of
     int slips; // rows lane % 16, lane / 4 and lane / 4 + 8: where they start in 16
 
     // `k` weights make a row. REGULAR rows or any that have row(plane, r).
@@ -83,11 +84,13 @@ template <class D> struct loader {
                                         const format_args &f)
     {
         const int64_t row = D::bytes(0, k, f) - (D::loose ? 16 : 0);
-        whole = !regular || row < 0 || (!D::loose && !aligned) ? 0 : (int)(row / bytes);
+        const bool fast = regular && (D::loose || aligned);
+        whole = fast && row > 0 ? (int)(row / bytes) : 0;
+        full = fast ? (int)(D::bytes(0, k, f) / bytes) : 0;
         to = lane / 8 * row_pitch<D>() + lane % 8 * 16;
-        to_left = lane / wide * row_pitch<D>() + eights * 128 + lane % wide * 16;
+        to_rest = lane / wide * row_pitch<D>() + eights * 128 + lane % wide * 16;
         keep(to);
-        keep(to_left);
+        keep(to_rest);
         point(b, lane);
         find(b, lane);
     }
@@ -96,7 +99,7 @@ template <class D> struct loader {
     template <class B> __device__ __forceinline__ void point(const B &b, int lane)
     {
         from = b.row(0, lane / 8) + lane % 8 * 16;
-        from_left = b.row(0, lane / wide & 15) + eights * 128 + lane % wide * 16;
+        from_rest = b.row(0, lane / wide & 15) + eights * 128 + lane % wide * 16;
 #pragma unroll
         for (int plane = 1; plane < D::planes; plane++)
             scales_from[plane - 1] = b.row(plane, lane & 15);
@@ -106,7 +109,7 @@ template <class D> struct loader {
     __device__ __forceinline__ void move(const int64_t (&by)[3])
     {
         from += by[0];
-        from_left += by[0];
+        from_rest += by[0];
 #pragma unroll
         for (int plane = 1; plane < D::planes; plane++)
             scales_from[plane - 1] += by[plane];
@@ -127,17 +130,13 @@ template <class D> struct loader {
                                           int64_t quarter, int64_t half, int lane,
                                           const format_args &f, const B &b) const
     {
-        if (s < whole) {
-            const int64_t on = (int64_t)s * bytes;
-#pragma unroll
-            for (int i = 0; i < eights; i++)
-                bring_rows<8>(stage + to + i * 128, from + on + i * 128, quarter, half);
-            if (left > 0 && (wide != 1 || lane < 16))
-                if (left == wide || lane % wide < left)
-                    bring_rows<wide>(stage + to_left, from_left + on, quarter, half);
-        } else {
+        if (s < whole)
+            bring_step<false>(stage, s, 0, quarter, half, lane);
+        else if (D::loose && s < full)
+            bring_step<true>(stage, s, (int)(D::bytes(0, k, f) - (int64_t)s * bytes), quarter, half,
+                             lane);
+        else
             bring_any(stage, s, k, D::loose || aligned, lane, f, b());
-        }
 #pragma unroll
         for (int plane = 1; plane < D::planes; plane++)
             bring_scales(stage, plane, s, k, aligned, lane, f);
@@ -159,18 +158,48 @@ template <class D> struct loader {
         return D::loose ? (const uint8_t *)((uintptr_t)p & ~(uintptr_t)15) : p;
     }
 
+    // A step that the rows have all of. END: `left` bytes are left of the rows, and pieces of 16
+    // may reach over it.
+    template <bool END>
+    __device__ __forceinline__ void bring_step(uint8_t *stage, int s, int left, int64_t quarter,
+                                               int64_t half, int lane) const
+    {
+        const int64_t on = (int64_t)s * bytes;
+#pragma unroll
+        for (int i = 0; i < eights; i++)
+            bring_rows<8, END>(stage + to + i * 128, from + on + i * 128,
+                               left - lane % 8 * 16 - i * 128, quarter, half);
+        if (rest > 0 && (wide != 1 || lane < 16) && (rest == wide || lane % wide < rest))
+            bring_rows<wide, END>(stage + to_rest, from_rest + on,
+                                  left - eights * 128 - lane % wide * 16, quarter, half);
+    }
+
     // A piece each of all 16 rows, LANES to a row.
-    template <int LANES>
-    __device__ __forceinline__ static void bring_rows(uint8_t *out, const uint8_t *in,
+    template <int LANES, bool END>
+    __device__ __forceinline__ static void bring_rows(uint8_t *out, const uint8_t *in, int left,
                                                       int64_t quarter, int64_t half)
     {
-        copy_16(out, down_to_16(in), 16);
+        bring_piece<END>(out, in, left);
         if (LANES == 8) {
-            copy_16(out + 4 * row_pitch<D>(), down_to_16(in + quarter), 16);
-            copy_16(out + 12 * row_pitch<D>(), down_to_16(in + half + quarter), 16);
+            bring_piece<END>(out + 4 * row_pitch<D>(), in + quarter, left);
+            bring_piece<END>(out + 12 * row_pitch<D>(), in + half + quarter, left);
         }
         if (LANES >= 4)
-            copy_16(out + 8 * row_pitch<D>(), down_to_16(in + half), 16);
+            bring_piece<END>(out + 8 * row_pitch<D>(), in + half, left);
+    }
+
+    // Nothing behind the row is touched, not even by a copy that would drop it.
+    template <bool END>
+    __device__ __forceinline__ static void bring_piece(uint8_t *out, const uint8_t *in, int left)
+    {
+        const uint8_t *down = down_to_16(in);
+        const int here = left + (int)(in - down);
+        if (!END || here >= 16)
+            copy_16(out, down, 16);
+        else
+#pragma unroll 1
+            for (int j = 0; j < here; j++)
+                out[j] = down[j];
     }
 
     // The end of a row, rows at odd bytes, and rows that lie anywhere.
