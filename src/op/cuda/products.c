@@ -8,7 +8,7 @@
 enum {
     MOST_UNSORTED = 128,  /* pairs among which a block still finds its own columns */
     WIDE_FROM = 6,        /* mean columns of an expert from which wide tiles pay */
-    WIDE_FROM_DENSE = 24, /* the same of a single matrix */
+    WIDE_FROM_DENSE = 96, /* the same of a single matrix */
     DENSE_FROM = 512      /* rows of x from which dequantising first pays */
 };
 
