@@ -52,6 +52,11 @@ static const wide_entry wide_entries[] = {
     ENTRY("q4_0", dec_q4_0),
     ENTRY("q8_0", dec_q8_0),
     ENTRY("q6_k", dec_q6_k),
+    ENTRY("q5_k", dec_q5_k),
+    ENTRY("mxfp4", dec_mxfp4),
+    ENTRY("nvfp4", dec_nvfp4),
+    ENTRY("mlx_mxfp4", dec_mlx_mxfp4),
+    ENTRY("mlx_nvfp4", dec_mlx_nvfp4),
 };
 static const int n_wide_entries = sizeof wide_entries / sizeof *wide_entries;
 
@@ -85,6 +90,7 @@ struct weights {
     int64_t n_experts, n, k;
     int64_t row[3], expert[3]; // strides
     std::vector<uint8_t> plane[3];
+    std::vector<float> global; // of each expert, none without global scales
     gqmm_cuda_matrix device;
 };
 
@@ -96,6 +102,13 @@ static void put_number(uint8_t *p, float v, int type)
         const uint16_t h = type == GQMM_F16 ? gqmm_f32_to_f16(v) : gqmm_f32_to_bf16(v);
         memcpy(p, &h, 2);
     }
+}
+
+// Scales that are bytes: exponents or E4M3, such that weights are of order one.
+static void put_byte_scales(uint8_t *p, int64_t n, bool exponents)
+{
+    for (int64_t i = 0; i < n; i++)
+        p[i] = (uint8_t)(exponents ? 121 + random_bits() % 6 : 0x18 + random_bits() % 32);
 }
 
 // Random codes; scales such that weights are of order one.
@@ -114,12 +127,21 @@ static void make_weights(weights *w, const char *format, int64_t n_experts, int6
         for (uint8_t &b : w->plane[i])
             b = (uint8_t)random_bits();
         const int type = family == "int4" ? GQMM_BF16 : f->scale_type;
+        const bool exponents = family.find("mxfp") != std::string::npos;
+        const bool bytes_only = exponents || family.find("nvfp4") != std::string::npos;
         const float size = family.find('8') != std::string::npos ? 0.01f : 0.1f;
-        for (int64_t r = 0; i > 0 && r < n_experts * n; r++)
+        for (int64_t r = 0; bytes_only && r < n_experts * n; r++)
+            if (i > 0)
+                put_byte_scales(&w->plane[i][r * w->row[i]], bytes, exponents);
+            else if (f->pub.n_planes == 1)
+                for (int64_t at = 0; at < bytes; at += f->pub.plane_bytes[0])
+                    put_byte_scales(&w->plane[0][r * w->row[0] + at], exponents ? 1 : 4, exponents);
+        for (int64_t r = 0; !bytes_only && i > 0 && r < n_experts * n; r++)
             for (int64_t at = 0; at + (type == GQMM_F32 ? 4 : 2) <= bytes;
                  at += type == GQMM_F32 ? 4 : 2)
                 put_number(&w->plane[i][r * w->row[i] + at], size * random_float(), type);
-        if (i == 0 && f->pub.n_planes == 1) // blocks: f16 scales in front, or at the end
+        if (!bytes_only && i == 0 &&
+            f->pub.n_planes == 1) // blocks: f16 scales in front, or at the end
             for (int64_t r = 0; r < n_experts * n; r++)
                 for (int64_t at = 0; at < bytes; at += f->pub.plane_bytes[0]) {
                     uint8_t *b = &w->plane[0][r * w->row[0] + at];
@@ -134,6 +156,12 @@ static void make_weights(weights *w, const char *format, int64_t n_experts, int6
         w->device.row_stride[i] = w->row[i];
         w->device.expert_stride[i] = w->expert[i];
     }
+    if (f->pub.has_global_scale) {
+        for (int64_t e = 0; e < n_experts; e++)
+            w->global.push_back(2688.0f * (0.5f + 0.4f * random_float()));
+        w->device.global = to_device(w->global);
+        w->device.global_stride = 1;
+    }
     w->device.n_rows = n, w->device.n_cols = k;
     w->device.n_experts = (int32_t)n_experts;
     w->device.group = f->pub.group_elems;
@@ -145,6 +173,7 @@ static void free_weights(weights *w)
 {
     for (int i = 0; i < w->f->pub.n_planes; i++)
         CHECK(cudaFree((void *)w->device.plane[i]));
+    CHECK(cudaFree((void *)w->device.global));
 }
 
 static double to_bf16(double v)
@@ -160,6 +189,7 @@ static void row_values(double *as_used, double *exact, const weights &w, int64_t
     int16_t q[GQMM_MAX_BLOCK];
     float s[GQMM_MAX_GROUPS], o[GQMM_MAX_GROUPS] = {};
     const int block = f->pub.block_elems;
+    const double factor = w.global.empty() ? 1.0 : w.global[expert] / 2688.0f;
     for (int64_t k = 0; k < w.k; k += block) {
         const uint8_t *p[3] = {};
         for (int i = 0; i < f->pub.n_planes; i++)
@@ -169,11 +199,12 @@ static void row_values(double *as_used, double *exact, const weights &w, int64_t
         for (int i = 0; i < block; i++) {
             const int g = i / f->pub.group_elems;
             const double x = to_bf16(s[g]);
-            exact[k + i] = (double)s[g] * q[i] + (f->has_offset ? o[g] : 0.0);
+            exact[k + i] = factor * s[g] * q[i] + (f->has_offset ? o[g] : 0.0);
             if (f->has_offset)
                 as_used[k + i] = to_bf16(x * q[i] + to_bf16(o[g]));
             else
-                as_used[k + i] = to_bf16(x * q[i] + to_bf16(to_bf16((double)s[g] - x) * q[i]));
+                as_used[k + i] =
+                    factor * to_bf16(x * q[i] + to_bf16(to_bf16((double)s[g] - x) * q[i]));
         }
     }
 }
@@ -196,7 +227,11 @@ static int source_of(int order, int q) // the definition in decode.cuh, written 
         return 8 * t + i;
     if (order == 1)
         return 8 * t + i / 2 + i % 2 * 4;
-    return 4 * t + i % 4 + i / 4 * 16;
+    if (order == 2)
+        return 4 * t + i % 4 + i / 4 * 16;
+    if (order == 3)
+        return 4 * t + i % 4 / 2 + i % 2 * 2 + i / 4 * 16;
+    return 2 * t + i % 2 + i / 2 * 8;
 }
 
 struct list {
@@ -261,6 +296,7 @@ static double run_job(const job &j, double *rel)
         lhs[p] = (int32_t)(random_bits() % j.n_x);
     }
     const list l = sort_pairs(rhs, j.m, j.n_experts, j.columns);
+    const int32_t slots = (int32_t)((j.n_pairs + j.n_x - 1) / j.n_x);
 
     const int size = j.y_type == GQMM_F32 ? 4 : 2;
     const int64_t y_row = j.n + j.y_gap, y_pair = j.m * y_row + j.y_gap;
@@ -281,7 +317,7 @@ static double run_job(const job &j, double *rel)
     p.lhs = j.with_lhs ? to_device(lhs) : NULL;
     p.rhs = to_device(rhs);
     p.lhs_stride = p.rhs_stride = 1;
-    p.slots = (int32_t)((j.n_pairs + j.n_x - 1) / j.n_x);
+    p.slots = slots;
     p.list.order = to_device(l.order);
     p.list.tiles = to_device(l.tiles);
     p.list.n_tiles = to_device(n_tiles);
@@ -306,7 +342,7 @@ static double run_job(const job &j, double *rel)
     for (int64_t q = 0; q < j.n_pairs; q++)
         if (rhs[q] >= 0)
             pairs_of[rhs[q]].push_back(q);
-    std::vector<char> written(j.n_pairs * y_pair, 0);
+    std::vector<char> written(y.size() / size, 0);
     const auto at_of = [&](int64_t q, int64_t i, int64_t out) {
         // place of output `out`: y_order puts source_of(order, place) at place
         int64_t place = out;
@@ -362,7 +398,7 @@ static double run_job(const job &j, double *rel)
     for (int64_t q = 0; q < j.n_pairs; q++)
         for (int64_t i = 0; i < j.m && rhs[q] < 0; i++)
             for (int64_t out = 0; out < j.n; out++) {
-                const int64_t at = q * y_pair + i * y_row + out;
+                const int64_t at = at_of(q, i, out);
                 written[at] = 1;
                 if (read_number(&y[at * size], j.y_type) != 0)
                     worst = INFINITY;
@@ -389,7 +425,9 @@ static double run_job(const job &j, double *rel)
 
 static int check_all()
 {
-    static const int widths[] = {8, 16, 24, 32, 64, 128, 152};
+#define GQMM_WIDTH(n) n,
+    static const int widths[] = {GQMM_WIDTHS(GQMM_WIDTH)};
+#undef GQMM_WIDTH
     int failed = 0, n = 0;
     for (int e = 0; e < n_wide_entries; e++)
         for (int width : widths)
@@ -398,8 +436,8 @@ static int check_all()
                 const gqmm_format_info *f = gqmm_format_by_name(entry->format);
                 // Rows that do not start where the decoder wants them are not for wide().
                 const std::string family = f->family;
-                const int unit = family == "q4_0"   ? 256
-                                 : family == "q8_0" ? 128
+                const int unit = family == "q4_0" || family == "nvfp4" ? 256
+                                 : family == "q8_0"                    ? 128
                                                     : std::max(32, f->pub.block_elems);
                 job j = {};
                 j.entry = entry;
@@ -417,7 +455,7 @@ static int check_all()
                 j.y_type = random_bits() % 3;
                 j.x_gap = j.ordered_x ? 8 * (random_bits() % 3) : random_bits() % 20;
                 j.y_gap = random_bits() % 2 ? 0 : random_bits() % 9;
-                j.w_gap = random_bits() % 2 ? 0 : 16;
+                j.w_gap = random_bits() % 2 ? 0 : family == "mxfp4" ? 1 + random_bits() % 16 : 16;
                 double rel = 0;
                 const double worst = run_job(j, &rel);
                 const bool ok = worst <= 1;

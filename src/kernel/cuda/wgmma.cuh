@@ -198,6 +198,12 @@ __device__ __forceinline__ void barrier_arrive_after_copies(uint32_t at)
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(at) : "memory");
 }
 
+// Until all cp.async of this thread have written.
+__device__ __forceinline__ void copies_wait()
+{
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
 // Until the phase of this parity is over.
 __device__ __forceinline__ void barrier_wait(uint32_t at, uint32_t parity)
 {
@@ -206,6 +212,16 @@ __device__ __forceinline__ void barrier_wait(uint32_t at, uint32_t parity)
         "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@!p bra again;\n}" ::"r"(at),
         "r"(parity)
         : "memory");
+}
+
+// The same for those who are ahead of others: they leave the issue slots to them.
+__device__ __forceinline__ void barrier_wait_lazily(uint32_t at, uint32_t parity)
+{
+    asm volatile("{\n.reg .pred p;\nagain:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\n"
+                 "nanosleep.u32 40;\nbra again;\ndone:\n}" ::"r"(at),
+                 "r"(parity)
+                 : "memory");
 }
 
 // Threads of some warps of a block; id from 1.

@@ -8,6 +8,12 @@
 // time, while the wgmma of the one before runs. Activations come in the decoder's order of k (see
 // wide_order.cuh); they are the right operand, in shared memory.
 //
+// A ring has a barrier `full` and a barrier `empty` for each stage. Weights: cp.async itself
+// arrives for every loader; columns: a loader warp waits for its copies, shows them to wgmma, and
+// one lane arrives for all; consumers: one lane for its warp, after __syncwarp().
+// compute-sanitizer's racecheck takes an arrival for the thread that makes it alone and reports
+// these rings; where plain stores tell of tiles, every thread arrives itself.
+//
 // Which row of weights stands in which place of a fragment is free. The order is such that, once 8
 // x 8 blocks of the sums are transposed, a lane holds neighbouring outputs of one column; and gate
 // and up of an output are in the same lane.
@@ -18,66 +24,30 @@
 #include "kernel/cuda/wide_load.cuh"
 #include "kernel/cuda/wide_order.cuh"
 #include "kernel/cuda/wide_plan.cuh"
+#include "kernel/cuda/wide_scales.cuh"
 #include "kernel/cuda/wide_store.cuh"
+#include "kernel/cuda/wide_weights.cuh"
 
 namespace gqmm
 {
 namespace wide_product
 {
 
-// A weight is fma(code, x, y) of bf16 pairs where there are offsets, both rounded; else the scale
-// is kept in two parts and fma(code, x, code * y) rounds once.
-template <class D> __device__ __forceinline__ uint2 scale_pairs(float2 s)
-{
-    const __nv_bfloat16 x = __float2bfloat16_rn(s.x);
-    float y = s.y;
-    if (!D::has_offset) {
-        y = s.x - __bfloat162float(x);
-        y = y - y == 0.0f ? y : 0.0f; // of an infinite scale there is no rest
-    }
-    return make_uint2(both(__bfloat16_as_ushort(x)),
-                      both(__bfloat16_as_ushort(__float2bfloat16_rn(y))));
-}
-
-template <class D> __device__ __forceinline__ uint32_t weight_pair(uint32_t code, uint2 s)
-{
-    return pair_fma(code, s.x, D::has_offset ? s.y : pair_mul(code, s.y));
-}
-
 // What a consumer warp knows of its rows in a tile.
 template <class D, class S> struct warp_rows {
     int slip[S::MT];         // of the row that the lane makes scales of, planes in bytes
     int code_slip[S::MT][2]; // of its two rows of codes
-    float factor;            // what the lane's scales are multiplied by
 };
 
-// The scales of one step of 16 rows, as pairs, to `to`[group][16].
-template <class D>
-__device__ __forceinline__ void make_scales(uint2 *to, const step_row &row, int left, float factor,
-                                            int lane, const format_args &f)
-{
-    constexpr int groups = D::step / D::piece;
-    uint2 v[groups / 2]; // all are read before the first is written
-#pragma unroll
-    for (int i = 0; i < groups / 2; i++) {
-        const int g = 2 * i + (lane >> 4);
-        float2 s = D::template scale<true>(row, g, f);
-        s.x = __fmul_rn(s.x, factor);
-        v[i] = g * D::piece < left ? scale_pairs<D>(s) : make_uint2(0, 0);
-    }
-#pragma unroll
-    for (int i = 0; i < groups / 2; i++)
-        to[(2 * i + (lane >> 4)) * 16 + (lane & 15)] = v[i];
-}
-
-// Those of all rows of a warp.
+// The scales of one step of a warp's rows to `to`[m][16][scale_pitch()].
 template <class D, class S>
-__device__ __forceinline__ void make_all_scales(uint2 *to, const wide_args &a, const uint8_t *stage,
-                                                int warp, int lane, const warp_rows<D, S> &rows,
-                                                int step)
+__device__ __forceinline__ void make_scales(uint32_t *to, const wide_args &a, const uint8_t *stage,
+                                            int warp, int lane, const warp_rows<D, S> &rows,
+                                            int step)
 {
-    constexpr int groups = D::step / D::piece;
-    const int left = (int)(a.p.k - (int64_t)step * D::step);
+    constexpr int count = D::step / D::piece / 2, words = scale_words<making_of<D>()>;
+    const int half = lane >> 4;
+    uint32_t v[S::MT][count * words]; // all are read before the first is written
 #pragma unroll
     for (int m = 0; m < S::MT; m++) {
         const int slot = (warp * S::MT + m) * 16 + (lane & 15);
@@ -91,39 +61,44 @@ __device__ __forceinline__ void make_all_scales(uint2 *to, const wide_args &a, c
                     ? stage + a.plane_at[plane] + slot * a.plane_chunks[plane] * 16 +
                           (((rows.slip[m] >> 8 * plane) + step * a.plane_bytes[plane]) & 15)
                     : stage;
-        uint2 *mine = to + m * groups * 16;
         const int type = a.p.w.scale_type;
         if (D::planes == 3 && type == GQMM_F32) // a type known is a branch less for each scale
-            make_scales<D>(mine, row, left, rows.factor, lane, {a.p.w.group, GQMM_F32});
+            scale_maker<D, count>::make(v[m], row, half, {a.p.w.group, GQMM_F32});
         else if (D::planes == 3 && type == GQMM_F16)
-            make_scales<D>(mine, row, left, rows.factor, lane, {a.p.w.group, GQMM_F16});
+            scale_maker<D, count>::make(v[m], row, half, {a.p.w.group, GQMM_F16});
         else
-            make_scales<D>(mine, row, left, rows.factor, lane, {a.p.w.group, GQMM_BF16});
+            scale_maker<D, count>::make(v[m], row, half, {a.p.w.group, GQMM_BF16});
     }
+#pragma unroll
+    for (int m = 0; m < S::MT; m++)
+        write_words(to + (m * 16 + (lane & 15)) * scale_pitch<D>() + half * count * words, v[m]);
 }
 
 // The left operands of four wgmma: 64 along k of 16 rows, pieces 2 sub and 2 sub + 1 of a step.
 template <class D>
 __device__ __forceinline__ void make_operand(uint32_t (&to)[16], const step_row &r0,
-                                             const step_row &r1, const uint2 *scales, int sub,
+                                             const step_row &r1, const uint32_t *scales, int sub,
                                              int lane, const format_args &f)
 {
+    constexpr making M = making_of<D>();
+    constexpr int words = scale_words<M>, n = 64 / D::piece * words;
     const int g = lane >> 2, t = lane & 3;
+    uint32_t s0[n], s1[n];
+    read_words(s0, scales + g * scale_pitch<D>() + sub * n);
+    read_words(s1, scales + (g + 8) * scale_pitch<D>() + sub * n);
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        const int j = 2 * sub + h;
         uint32_t lo[D::parts][4], hi[D::parts][4];
-        D::template codes<true>(lo, r0, j, t, f);
-        D::template codes<true>(hi, r1, j, t, f);
+        D::template codes<row_align<D> == D::align>(lo, r0, 2 * sub + h, t, f);
+        D::template codes<row_align<D> == D::align>(hi, r1, 2 * sub + h, t, f);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            const int group = D::piece == 16 ? 2 * j + i : j;
-            const uint2 s0 = scales[group * 16 + g], s1 = scales[group * 16 + g + 8];
+            const int group = (D::piece == 16 ? 2 * h + i : h) * words;
             uint32_t *at = to + h * 8 + i * 4;
-            at[0] = weight_pair<D>(lo[0][2 * i], s0);
-            at[1] = weight_pair<D>(hi[0][2 * i], s1);
-            at[2] = weight_pair<D>(lo[0][2 * i + 1], s0);
-            at[3] = weight_pair<D>(hi[0][2 * i + 1], s1);
+            at[0] = weight_pair<M>(lo[0][2 * i], s0 + group);
+            at[1] = weight_pair<M>(hi[0][2 * i], s1 + group);
+            at[2] = weight_pair<M>(lo[0][2 * i + 1], s0 + group);
+            at[3] = weight_pair<M>(hi[0][2 * i + 1], s1 + group);
         }
     }
 }
@@ -136,6 +111,7 @@ __device__ __forceinline__ void multiply(float (&acc)[M], const uint32_t (&opera
 #pragma unroll
     for (int i = 0; i < 4; i++)
         wgmma<N>::add(acc, operand + 4 * i, matrix + 2 * i);
+    wgmma_commit(); // here, or a branch between would make a group of its own of it
 }
 
 // Wide tiles are multiplied no wider than their columns need.
@@ -173,10 +149,9 @@ __device__ __forceinline__ void
 main_loop(float (&acc)[2][S::N / 2], const wide_args &a, const block_memory &mem, ring &weights,
           ring &columns, const warp_rows<D, S> &rows, int warp, int lane, int count)
 {
-    constexpr int groups = D::step / D::piece;
     static_assert(D::step % (64 * S::SUBS) == 0, "stages of columns in a step");
     const format_args f = {a.p.w.group, a.p.w.scale_type};
-    uint2 *scales = (uint2 *)mem.scales + warp * S::MT * groups * 16;
+    uint32_t *scales = (uint32_t *)mem.scales + warp * S::MT * 16 * scale_pitch<D>();
     const int steps = (int)((a.p.k + D::step - 1) / D::step);
     const int g = lane >> 2;
     // Two operands, each with sums of its own, take turns: the halves of the rows, or even and odd
@@ -191,12 +166,11 @@ main_loop(float (&acc)[2][S::N / 2], const wide_args &a, const block_memory &mem
         barrier_wait(mem.full(0, weights.stage), weights.parity);
         const uint8_t *stage = mem.weights + weights.stage * a.stage_bytes;
         __syncwarp();
-        make_all_scales<D, S>(scales, a, stage, warp, lane, rows, step);
+        make_scales<D, S>(scales, a, stage, warp, lane, rows, step);
         __syncwarp();
 #pragma unroll
         for (int pair = 0; pair < D::step / 64 / S::SUBS; pair++) {
             barrier_wait(mem.full(1, columns.stage), columns.parity);
-            fence_for_wgmma(); // not by the loaders, who would wait for their copies for it
             const uint64_t matrix = wgmma_matrix(mem.columns + columns.stage * S::COLUMN_BYTES);
 #pragma unroll
             for (int turn = 0; turn < 2; turn++) {
@@ -217,10 +191,10 @@ main_loop(float (&acc)[2][S::N / 2], const wide_args &a, const block_memory &mem
                     last = columns.stage;
                     held = true;
                 }
-                make_operand<D>(operand[turn], r0, r1, scales + m * groups * 16, sub, lane, f);
+                make_operand<D>(operand[turn], r0, r1, scales + m * 16 * scale_pitch<D>(), sub,
+                                lane, f);
                 multiply_some<S::N>(acc[turn], operand[turn],
                                     matrix + (S::MT == 2 ? 0 : turn * (S::N * 128 / 16)), count);
-                wgmma_commit();
             }
             columns.next(a.column_stages);
         }
@@ -241,7 +215,6 @@ __device__ __forceinline__ warp_rows<D, S> rows_of_warp(const wide_args &a, int 
     warp_rows<D, S> rows;
     const bool two = a.p.up.plane[0] != NULL;
     const gqmm_cuda_matrix *mine = two && (lane & 8) ? &a.p.up : &a.p.w;
-    rows.factor = mine->global ? mine->global[expert * mine->global_stride] / 2688.0f : 1.0f;
 #pragma unroll
     for (int m = 0; m < S::MT; m++) {
         const int first = (warp * S::MT + m) * 16;
@@ -262,54 +235,76 @@ __device__ __forceinline__ warp_rows<D, S> rows_of_warp(const wide_args &a, int 
     return rows;
 }
 
+__device__ __forceinline__ float factor_of(const gqmm_cuda_matrix &m, int expert)
+{
+    return m.global ? m.global[expert * m.global_stride] / 2688.0f : 1.0f;
+}
+
+// Global scales. Rows g of a fragment are of the first matrix, rows g + 8 of the second where there
+// are two.
+template <class S>
+__device__ __forceinline__ void apply_globals(float (&acc)[2][S::N / 2], const wide_args &a,
+                                              int expert)
+{
+    const float w = factor_of(a.p.w, expert);
+    const float up = a.p.up.plane[0] ? factor_of(a.p.up, expert) : w;
+#pragma unroll
+    for (int i = 0; i < S::N / 2; i++) {
+        acc[0][i] *= i & 2 ? up : w;
+        acc[1][i] *= i & 2 ? up : w;
+    }
+}
+
 template <class D, class S>
 __device__ __forceinline__ void consume(const wide_args &a, const block_memory &mem)
 {
-    const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
-    const int items = *a.p.list.n_tiles * a.row_blocks;
+    int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
+    asm volatile("" : "+r"(lane), "+r"(warp)); // not to be made again in the loop
+    const int tiles = *a.p.list.n_tiles;
     ring weights = {0, 0}, columns = {0, 0}, infos = {0, 0};
     float acc[2][S::N / 2];
 
-    for (int item = (int)blockIdx.x; item < items; item += (int)gridDim.x) {
+    for (item_walk item(a); item.tile < tiles; item.next(a)) {
         barrier_wait(mem.full(2, infos.stage), infos.parity);
         const tile_info info = mem.infos[infos.stage];
-        const int row_block = item % a.row_blocks;
 #pragma unroll
         for (int i = 0; i < S::N / 2; i++)
             acc[0][i] = acc[1][i] = 0.0f;
         if (info.expert >= 0) {
-            const warp_rows<D, S> rows = rows_of_warp<D, S>(a, info.expert, row_block, warp, lane);
+            const warp_rows<D, S> rows =
+                rows_of_warp<D, S>(a, info.expert, item.row_block, warp, lane);
             main_loop<D, S>(acc, a, mem, weights, columns, rows, warp, lane, info.count);
+            if (a.p.w.global || a.p.up.global)
+                apply_globals<S>(acc, a, info.expert);
             if (S::MT == 1) {
 #pragma unroll
                 for (int i = 0; i < S::N / 2; i++)
                     acc[0][i] += acc[1][i];
             }
         }
-        store<S>(acc, a, mem.y_at + infos.stage * S::N, row_block, warp, lane, info.count);
-        __syncwarp();
-        if (lane == 0)
-            barrier_arrive(mem.empty(2, infos.stage));
+        store<S>(acc, a, mem.y_at + infos.stage * S::N, item.row_block, warp, lane, info.count);
+        barrier_arrive(mem.empty(2, infos.stage));
         infos.next(INFOS);
     }
 }
 
 template <class D, class S>
-__global__ void __launch_bounds__(S::THREADS, S::BLOCKS) kernel(const __grid_constant__ wide_args a)
+__global__ void __launch_bounds__(THREADS, S::BLOCKS) kernel(const __grid_constant__ wide_args a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) // elsewhere nobody launches it
     extern __shared__ __align__(1024) uint8_t shared[];
-    const block_memory mem = block_memory::of<D, S>(shared, a);
+    const block_memory mem = block_memory::of<S>(shared, a);
     const int group = (int)threadIdx.x >> 7;
     if (threadIdx.x == 0) {
         if (mem.columns & 1023)
             __trap();
         for (int i = 0; i < MOST_STAGES; i++) {
-            barrier_init(mem.full(0, i), S::WEIGHT_LOADERS);
-            barrier_init(mem.full(1, i), S::COLUMN_LOADERS);
-            barrier_init(mem.full(2, i), 1);
-            for (int j = 0; j < 3; j++)
-                barrier_init(mem.empty(j, i), CONSUMERS / 32);
+            barrier_init(mem.full(0, i), WEIGHT_LOADERS);
+            barrier_init(mem.full(1, i), 1);
+            barrier_init(mem.full(2, i), COLUMN_LOADERS);
+            barrier_init(mem.empty(0, i), CONSUMERS / 32);
+            barrier_init(mem.empty(1, i), CONSUMERS / 32);
+            barrier_init(mem.empty(2, i), CONSUMERS);
         }
         fence_for_wgmma();
     }
@@ -318,10 +313,10 @@ __global__ void __launch_bounds__(S::THREADS, S::BLOCKS) kernel(const __grid_con
     __syncthreads();
     if (group >= 2) {
         registers_down<S::LOADER_REGISTERS>();
-        if (threadIdx.x < CONSUMERS + S::COLUMN_LOADERS)
+        if (threadIdx.x < CONSUMERS + COLUMN_LOADERS)
             load_columns<D, S>(a, mem, (int)threadIdx.x - CONSUMERS);
         else
-            load_weights<D, S>(a, mem, (int)threadIdx.x - CONSUMERS - S::COLUMN_LOADERS);
+            load_weights<D, S>(a, mem, (int)threadIdx.x - CONSUMERS - COLUMN_LOADERS);
     } else {
         registers_up<S::CONSUMER_REGISTERS>();
         consume<D, S>(a, mem);
@@ -344,7 +339,7 @@ int launch_tiles(const gqmm_cuda_product *p, const void *x, int64_t x_row, int64
         cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
     const int64_t items = (int64_t)p->list.most_tiles * a.row_blocks;
     const int64_t blocks = (int64_t)processors * S::BLOCKS;
-    return launch(kernel<D, S>, dim3((unsigned)(items < blocks ? items : blocks)), dim3(S::THREADS),
+    return launch(kernel<D, S>, dim3((unsigned)(items < blocks ? items : blocks)), dim3(THREADS),
                   a.shared_bytes, s, GQMM_CUDA_SM90, a);
 }
 

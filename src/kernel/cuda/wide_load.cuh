@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
-// The loading side of the wide product: shapes, shared memory, and the warps that fill it.
+// The wide product's shapes, shared memory, and the warps that bring columns.
 #ifndef GQMM_KERNEL_CUDA_WIDE_LOAD_CUH
 #define GQMM_KERNEL_CUDA_WIDE_LOAD_CUH
 
 #include "kernel/cuda.h"
-#include "kernel/cuda/decode.cuh"
+#include "kernel/cuda/decode_blocks.cuh"
+#include "kernel/cuda/decode_k_quants.cuh"
+#include "kernel/cuda/decode_mlx.cuh"
 #include "kernel/cuda/mma.cuh"
 #include "kernel/cuda/wgmma.cuh"
 #include "kernel/cuda/wide_order.cuh"
@@ -17,13 +19,16 @@ namespace gqmm
 namespace wide_product
 {
 
-constexpr int CONSUMERS = 256;
+constexpr int CONSUMERS = 256, COLUMN_LOADERS = 128, WEIGHT_LOADERS = 128; // threads
+constexpr int THREADS = CONSUMERS + COLUMN_LOADERS + WEIGHT_LOADERS;
 constexpr int MOST_STAGES = 8; // of a ring
 constexpr int INFOS = 4;       // tiles that loaders may be ahead
 constexpr int SHARED_OF_PROCESSOR = 227 * 1024, RESERVED = 1024;
 
 // Columns of a tile, each a kernel of its own.
-#define GQMM_WIDTHS(f) f(8) f(16) f(24) f(32) f(64) f(128) f(152)
+#ifndef GQMM_WIDTHS
+#    define GQMM_WIDTHS(f) f(8) f(16) f(24) f(32) f(64) f(128) f(152)
+#endif
 
 // Columns of a tile and what they decide. Few columns: dequantising is the work, and two blocks of
 // 128 rows share a multiprocessor. Many: one block, whose consumers take two times 64 rows each.
@@ -32,13 +37,11 @@ template <int COLUMNS> struct shape {
     static constexpr int N = COLUMNS;
     static constexpr bool FEW = N <= 24;
     static constexpr int MT = FEW ? 1 : 2, BLOCKS = FEW ? 2 : 1, ROWS = 128 * MT;
-    static constexpr int THREADS = FEW ? 384 : 512;
-    static constexpr int COLUMN_LOADERS = FEW ? 32 : 128;
-    static constexpr int WEIGHT_LOADERS = THREADS - CONSUMERS - COLUMN_LOADERS;
-    static constexpr int LOADER_REGISTERS = FEW ? 64 : 40;
+    static constexpr int LOADER_REGISTERS = 40;
     static constexpr int CONSUMER_REGISTERS = FEW ? 88 : 216;
     static constexpr int SUBS = 3 - MT; // a stage of columns: SUBS times N rows of 64 along k
     static constexpr int COLUMN_BYTES = SUBS * N * 128;
+    static constexpr int PADDED = (N + 15) / 16 * 16; // columns that a tile tells of
 };
 
 inline int tile_width(int columns)
@@ -68,7 +71,6 @@ struct wide_args {
     int plane_at[3], plane_chunks[3], plane_bytes[3]; // in a stage, of a row of a step
     int scales_at, infos_at;                          // in shared memory
     int shared_bytes;
-    int apart;   // experts of gate and up are not equally far apart
     int whole_y; // outputs of a lane may be written at once
 };
 
@@ -88,6 +90,27 @@ struct ring {
     }
 };
 
+// The items of a block: every gridDim.x-th (tile, block of rows) in the order of the list.
+struct item_walk {
+    int tile, row_block, tiles_on, blocks_on;
+
+    __device__ __forceinline__ explicit item_walk(const wide_args &a)
+        : tile((int)blockIdx.x / a.row_blocks), row_block((int)blockIdx.x % a.row_blocks),
+          tiles_on((int)gridDim.x / a.row_blocks), blocks_on((int)gridDim.x % a.row_blocks)
+    {
+    }
+
+    __device__ __forceinline__ void next(const wide_args &a)
+    {
+        tile += tiles_on;
+        row_block += blocks_on;
+        if (row_block >= a.row_blocks) {
+            row_block -= a.row_blocks;
+            tile++;
+        }
+    }
+};
+
 // ---- a step of a row in shared memory
 
 template <class D> GQMM_HD constexpr int code_bytes()
@@ -95,23 +118,28 @@ template <class D> GQMM_HD constexpr int code_bytes()
     return (int)D::bytes(0, D::step, format_args{32, GQMM_F32});
 }
 
-// Rows start at multiples of D::align, steps perhaps only there too.
+// What rows, and so steps, must start at multiples of. mxfp4's 17 bytes of 32 weights leave rows
+// anywhere: its codes are read at any byte.
+template <class D> constexpr int row_align = D::align;
+template <> constexpr int row_align<dec_mxfp4> = 1;
+
+// Steps may start inside 16 aligned bytes.
 template <class D> GQMM_HD constexpr bool slips()
 {
-    return D::align < 16;
+    return row_align<D> < 16;
 }
 
 template <class D> GQMM_HD constexpr int code_chunks()
 {
-    return (code_bytes<D>() + (slips<D>() ? 16 - D::align : 0) + 15) / 16;
+    return (code_bytes<D>() + (slips<D>() ? 16 - row_align<D> : 0) + 15) / 16;
 }
 
 // Bytes between rows: lanes of a quad read neighbouring words (SERIAL: two words) of one row, and
-// eight rows shall lie in banks of their own.
+// eight rows shall lie in banks of their own, so that this is an odd multiple of what a quad reads.
 template <class D> GQMM_HD constexpr int pitch()
 {
-    const int want = D::in_order == SERIAL ? 32 : 16;
-    return code_chunks<D>() * 16 + (want - code_chunks<D>() * 16 % 128 + 128) % 128;
+    constexpr int quad = D::in_order == SERIAL ? 2 : 1, chunks = code_chunks<D>();
+    return ((chunks + quad - 1) / quad | 1) * quad * 16;
 }
 
 // ---- shared memory of a block
@@ -121,12 +149,12 @@ struct block_memory {
     uint8_t *weights;  // ring of stages
     uint8_t *scales;   // of each consumer warp
     int64_t *y_at;     // [INFOS][N] elements of y
-    uint32_t *x_at;    // [INFOS][N] 16 bytes of x
+    uint32_t *x_at;    // [INFOS][PADDED] 16 bytes of x
     tile_info *infos;  // [INFOS]
-    uint64_t *rows;    // [planes][ROWS] bytes from the block's first row
+    uint32_t *rows;    // [16][ROWS / 16] from the block's first row, by slot % 16, slot / 16
     uint32_t barriers; // [3 rings][full, empty][MOST_STAGES]
 
-    template <class D, class S>
+    template <class S>
     static __device__ __forceinline__ block_memory of(uint8_t *shared, const wide_args &a)
     {
         block_memory mem;
@@ -134,10 +162,10 @@ struct block_memory {
         mem.weights = shared + a.column_stages * S::COLUMN_BYTES;
         mem.scales = shared + a.scales_at;
         mem.y_at = (int64_t *)(shared + a.infos_at);
-        mem.rows = (uint64_t *)(mem.y_at + INFOS * S::N);
-        uint64_t *barriers = mem.rows + D::planes * S::ROWS;
+        mem.rows = (uint32_t *)(mem.y_at + INFOS * S::N);
+        uint32_t *barriers = mem.rows + S::ROWS;
         mem.barriers = shared_address(barriers);
-        mem.infos = (tile_info *)(barriers + 6 * MOST_STAGES);
+        mem.infos = (tile_info *)(barriers + 12 * MOST_STAGES);
         mem.x_at = (uint32_t *)(mem.infos + INFOS);
         return mem;
     }
@@ -154,9 +182,10 @@ struct block_memory {
     }
 };
 
-template <class D, class S> constexpr int info_bytes()
+template <class S> constexpr int info_bytes()
 {
-    return INFOS * S::N * 12 + D::planes * S::ROWS * 8 + 6 * MOST_STAGES * 8 + INFOS * 8;
+    return INFOS * (S::N * 8 + S::PADDED * 4) + S::ROWS * 4 + 6 * MOST_STAGES * 8 +
+           INFOS * (int)sizeof(tile_info);
 }
 
 // ---- rows of weights
@@ -183,179 +212,17 @@ __device__ __forceinline__ int row_of(const wide_args &a, int row_block, int slo
     return row < a.p.n ? row : (int)a.p.n - 1;
 }
 
-__device__ __forceinline__ void copy_16_near(void *to, const void *from, int valid)
-{
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
-                 "l"(from), "r"(valid)
-                 : "memory");
-}
-
-// `valid` bytes of row `from`, of a step at `slip` + 16 `chunk`.
-__device__ __forceinline__ int bytes_here(int valid, int slip, int chunk)
-{
-    const int n = valid + slip - 16 * chunk;
-    return n < 0 ? 0 : n < 16 ? n : 16;
-}
-
-constexpr int BATCH = 4; // copies whose addresses a loader looks up before it issues the first
-
-// Codes of a step. A thread brings the same chunk of every ROWS_AT_ONCE-th row.
-template <class D, class S, bool ALL>
-__device__ __forceinline__ void load_codes(const block_memory &mem, uint8_t *stage,
-                                           const uint8_t *base, int valid, int id)
-{
-    constexpr int chunks = code_chunks<D>(), at_once = S::WEIGHT_LOADERS / chunks;
-    constexpr int passes = (S::ROWS + at_once - 1) / at_once;
-    const int row = id / chunks, c = id % chunks;
-    if (row >= at_once)
-        return;
-    uint8_t *to = stage + row * pitch<D>() + 16 * c;
-    if (ALL)
-        base += 16 * c;
-#pragma unroll
-    for (int p0 = 0; p0 < passes; p0 += BATCH) {
-        uint64_t at[BATCH];
-#pragma unroll
-        for (int p = p0; p < p0 + BATCH && p < passes; p++)
-            if ((p + 1) * at_once <= S::ROWS || row + p * at_once < S::ROWS)
-                at[p - p0] = mem.rows[row + p * at_once];
-#pragma unroll
-        for (int p = p0; p < p0 + BATCH && p < passes; p++)
-            if ((p + 1) * at_once <= S::ROWS || row + p * at_once < S::ROWS) {
-                const uint8_t *from = base + at[p - p0];
-                if (ALL) {
-                    copy_16(to + p * at_once * pitch<D>(), from, 16);
-                } else {
-                    const int slip = slips<D>() ? (int)((uintptr_t)from & 15) : 0;
-                    const int n = bytes_here(valid, slip, c);
-                    copy_16(to + p * at_once * pitch<D>(), from - slip + (n ? 16 * c : 0), n);
-                }
-            }
-    }
-}
-
-// A plane of scales whose step lies in 16 aligned bytes.
-template <class S>
-__device__ __forceinline__ void load_scales(const uint64_t *rows, uint8_t *to, const uint8_t *base,
-                                            int valid, int id)
-{
-    constexpr int passes = (S::ROWS + S::WEIGHT_LOADERS - 1) / S::WEIGHT_LOADERS;
-    uint64_t at[passes];
-#pragma unroll
-    for (int p = 0; p < passes; p++)
-        at[p] = rows[(id + p * S::WEIGHT_LOADERS) % S::ROWS];
-#pragma unroll
-    for (int p = 0; p < passes; p++)
-        if (id + p * S::WEIGHT_LOADERS < S::ROWS) {
-            const uint8_t *from = base + at[p];
-            const int slip = (int)((uintptr_t)from & 15);
-            copy_16_near(to + (id + p * S::WEIGHT_LOADERS) * 16, from - slip,
-                         valid > 0 ? slip + valid : 0);
-        }
-}
-
-template <class D, class S>
-__device__ __forceinline__ void load_step(const wide_args &a, const block_memory &mem,
-                                          uint8_t *stage, const uint8_t *const (&base)[3], int step,
-                                          int id)
-{
-    constexpr int bytes = code_bytes<D>();
-    const format_args f = {a.p.w.group, a.p.w.scale_type};
-    const int64_t left = D::bytes(0, a.p.k, f) - (int64_t)step * bytes;
-    if (!slips<D>() && bytes % 16 == 0 && left >= bytes)
-        load_codes<D, S, true>(mem, stage, base[0] + (int64_t)step * bytes, bytes, id);
-    else
-        load_codes<D, S, false>(mem, stage, base[0] + (int64_t)step * bytes,
-                                (int)(left < bytes ? left : bytes), id);
-#pragma unroll
-    for (int plane = 1; plane < D::planes; plane++) {
-        const int each = a.plane_bytes[plane], of_row = a.plane_chunks[plane];
-        const int64_t rest = D::bytes(plane, a.p.k, f) - (int64_t)step * each;
-        const int valid = (int)(rest < each ? rest : each);
-        const uint8_t *from = base[plane] + (int64_t)step * each;
-        const uint64_t *rows = mem.rows + plane * S::ROWS;
-        if (of_row == 1) {
-            load_scales<S>(rows, stage + a.plane_at[plane], from, valid, id);
-            continue;
-        }
-#pragma unroll 1
-        for (int i = id; i < S::ROWS * of_row; i += S::WEIGHT_LOADERS) {
-            const uint8_t *row = from + rows[i / of_row];
-            const int slip = (int)((uintptr_t)row & 15), c = i % of_row;
-            const int n = bytes_here(valid, slip, c);
-            copy_16_near(stage + a.plane_at[plane] + i * 16, row - slip + (n ? 16 * c : 0), n);
-        }
-    }
-}
-
-// Bytes from the first row of a block to that of each slot. They are the same for all blocks but
-// the last, unless gate and up lie differently for each expert.
-template <class D, class S>
-__device__ __forceinline__ void place_rows(const wide_args &a, const block_memory &mem, int expert,
-                                           int row_block, int first, int id)
-{
-    warps_sync(1, S::WEIGHT_LOADERS);
-#pragma unroll
-    for (int plane = 0; plane < D::planes; plane++)
-        for (int slot = id; slot < S::ROWS; slot += S::WEIGHT_LOADERS) {
-            const gqmm_cuda_matrix &w = a.p.w, &up = a.p.up;
-            int64_t at = (row_of<S>(a, row_block, slot) - first) * w.row_stride[plane];
-            if (up.plane[0] && (slot & 8))
-                at = (row_of<S>(a, row_block, slot)) * up.row_stride[plane] -
-                     first * w.row_stride[plane] + (up.plane[plane] - w.plane[plane]) +
-                     expert * (up.expert_stride[plane] - w.expert_stride[plane]);
-            mem.rows[plane * S::ROWS + slot] = (uint64_t)at;
-        }
-    warps_sync(1, S::WEIGHT_LOADERS);
-}
-
-template <class D, class S>
-__device__ __forceinline__ void load_weights(const wide_args &a, const block_memory &mem, int id)
-{
-    const int items = *a.p.list.n_tiles * a.row_blocks;
-    const int steps = (int)((a.p.k + D::step - 1) / D::step);
-    const int outputs = a.p.up.plane[0] ? S::ROWS / 2 : S::ROWS;
-    ring to = {0, 1};
-    int placed = -1, placed_expert = 0; // outputs that the places are for
-    int expert = (int)blockIdx.x < items ? a.p.list.tiles[blockIdx.x / a.row_blocks].expert : -1;
-    for (int item = (int)blockIdx.x; item < items; item += (int)gridDim.x) {
-        const int now = expert, following = item + (int)gridDim.x;
-        if (following < items)
-            expert = a.p.list.tiles[following / a.row_blocks].expert;
-        if (now < 0)
-            continue;
-        const int row_block = item % a.row_blocks, first = row_block * outputs;
-        const int left = (int)a.p.n - first < outputs ? (int)a.p.n - first : outputs;
-        if (left != placed || (a.apart && now != placed_expert)) {
-            place_rows<D, S>(a, mem, now, row_block, first, id);
-            placed = left;
-            placed_expert = now;
-        }
-        const uint8_t *base[3];
-#pragma unroll
-        for (int plane = 0; plane < D::planes; plane++)
-            base[plane] = a.p.w.plane[plane] + now * a.p.w.expert_stride[plane] +
-                          first * a.p.w.row_stride[plane];
-        for (int step = 0; step < steps; step++) {
-            barrier_wait(mem.empty(0, to.stage), to.parity);
-            load_step<D, S>(a, mem, mem.weights + to.stage * a.stage_bytes, base, step, id);
-            barrier_arrive_after_copies(mem.full(0, to.stage));
-            to.next(a.weight_stages);
-        }
-    }
-}
-
 // ---- columns
 
 // A tile and, of each of a thread's columns, the pair, asked for before they are needed.
 template <class S> struct coming_tile {
     gqmm_cuda_tile tile;
-    int pair[(S::N + S::COLUMN_LOADERS - 1) / S::COLUMN_LOADERS];
+    int pair[(S::PADDED + COLUMN_LOADERS - 1) / COLUMN_LOADERS];
 };
 
-__device__ __forceinline__ gqmm_cuda_tile tile_of(const wide_args &a, int item, int items)
+__device__ __forceinline__ gqmm_cuda_tile tile_of(const wide_args &a, int tile, int tiles)
 {
-    return item < items ? a.p.list.tiles[item / a.row_blocks] : gqmm_cuda_tile{-1, 0, 0, 0};
+    return tile < tiles ? a.p.list.tiles[tile] : gqmm_cuda_tile{-1, 0, 0, 0};
 }
 
 template <class S>
@@ -363,7 +230,7 @@ __device__ __forceinline__ void ask_pairs(coming_tile<S> &to, const wide_args &a
 {
 #pragma unroll
     for (int i = 0; i < (int)(sizeof to.pair / sizeof *to.pair); i++) {
-        const int c = i * S::COLUMN_LOADERS + id, at = to.tile.begin + c, m = (int)a.p.m;
+        const int c = i * COLUMN_LOADERS + id, at = to.tile.begin + c, m = (int)a.p.m;
         to.pair[i] = c < to.tile.count ? a.p.list.order[m == 1 ? at : at / m] : 0;
     }
 }
@@ -375,77 +242,99 @@ __device__ __forceinline__ void tell_tile(const wide_args &a, const block_memory
 {
 #pragma unroll
     for (int i = 0; i < (int)(sizeof now.pair / sizeof *now.pair); i++) {
-        const int c = i * S::COLUMN_LOADERS + id, m = (int)a.p.m;
+        const int c = i * COLUMN_LOADERS + id, m = (int)a.p.m;
         if (c < now.tile.count) {
             const int row = m == 1 ? 0 : (now.tile.begin + c) % m;
             // The sort has put pairs with a bad row aside.
             int matrix = now.pair[i] / a.p.slots;
             if (a.p.lhs && now.tile.expert >= 0)
                 matrix = a.p.lhs[now.pair[i] * a.p.lhs_stride];
-            mem.x_at[slot * S::N + c] = (uint32_t)(matrix * a.x_mat + row * a.x_row);
+            mem.x_at[slot * S::PADDED + c] = (uint32_t)(matrix * a.x_mat + row * a.x_row);
             mem.y_at[slot * S::N + c] = now.pair[i] * a.p.y_pair + row * a.p.y_row;
+        } else if (c < S::PADDED) {
+            mem.x_at[slot * S::PADDED + c] = 0;
         }
     }
     if (id == 0)
         mem.infos[slot] = tile_info{now.tile.expert, now.tile.count};
-    warps_sync(2, S::COLUMN_LOADERS);
-    if (id == 0)
-        barrier_arrive(mem.full(2, slot));
+    barrier_arrive(mem.full(2, slot)); // each for what it wrote itself
+    warps_sync(2, COLUMN_LOADERS);
 }
 
+// 64 along k of a tile's columns, by one warp: a quarter of its lanes brings four neighbouring
+// columns of every 16. Columns past the count are copies of some other, as far as they exist.
+template <class S>
+__device__ __forceinline__ void load_part(uint32_t to, const uint8_t *from, const uint32_t *x_at,
+                                          int valid, int count, int lane)
+{
+    const int c = lane & 7, first = (lane >> 3) * 4;
+    uint32_t at[4];
+    asm volatile("" : "+l"(from)); // a sum to keep, not to make again for each copy
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+        at[j] = to + (first + j) * 128 + ((c ^ ((first + j) & 7)) << 4);
+#pragma unroll
+    for (int i = 0; i < S::N; i += 16) {
+        if (i >= count)
+            break;
+        if (S::N % 16 != 0 && i + 16 > S::N && first >= S::N % 16)
+            break;
+        const uint4 x = *(const uint4 *)(x_at + i + first);
+        const uint32_t row[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at[j] + i * 128),
+                         "l"(from + (uint64_t)row[j] * 16), "r"(valid)
+                         : "memory");
+    }
+}
+
+// The warps take turns, a stage each: a warp waits for its own copies and shows them to wgmma
+// before it says that they are there, so that consumers need no fence.
 template <class D, class S>
 __device__ __forceinline__ void load_columns(const wide_args &a, const block_memory &mem, int id)
 {
-    constexpr int AT_ONCE = S::COLUMN_LOADERS / 8;
-    const int items = *a.p.list.n_tiles * a.row_blocks, stride = (int)gridDim.x;
+    constexpr int WARPS = COLUMN_LOADERS / 32;
+    const int tiles = *a.p.list.n_tiles;
     const int stages = (int)((a.p.k + D::step - 1) / D::step) * (D::step / 64 / S::SUBS);
+    const int lane = id & 31;
     ring to = {0, 1}, infos = {0, 1};
+    int turn = id >> 5; // 0: the next stage is this warp's
+    item_walk item(a), ahead = item;
     coming_tile<S> now, next;
-    now.tile = tile_of(a, (int)blockIdx.x, items);
+    now.tile = tile_of(a, item.tile, tiles);
     ask_pairs(now, a, id);
-    next.tile = tile_of(a, (int)blockIdx.x + stride, items);
-    for (int item = (int)blockIdx.x; item < items; item += stride) {
-        const int slot = infos.stage, c = id & 7;
+    ahead.next(a);
+    next.tile = tile_of(a, ahead.tile, tiles);
+    for (; item.tile < tiles; item.next(a)) {
+        const int slot = infos.stage;
         const gqmm_cuda_tile tile = now.tile;
-        barrier_wait(mem.empty(2, slot), infos.parity);
+        barrier_wait_lazily(mem.empty(2, slot), infos.parity);
         tell_tile<S>(a, mem, slot, now, id);
         infos.next(INFOS);
         ask_pairs(next, a, id);
         now = next;
-        next.tile = tile_of(a, item + 2 * stride, items);
+        ahead.next(a);
+        next.tile = tile_of(a, ahead.tile, tiles);
         if (tile.expert < 0)
             continue;
-        const uint32_t *x_at = mem.x_at + slot * S::N;
         for (int i = 0; i < stages; i++) {
-            barrier_wait(mem.empty(1, to.stage), to.parity);
+            if (turn == 0) {
+                const uint32_t stage = mem.columns + to.stage * S::COLUMN_BYTES;
+                barrier_wait_lazily(mem.empty(1, to.stage), to.parity);
 #pragma unroll
-            for (int sub = 0; sub < S::SUBS; sub++) {
-                const uint32_t part = mem.columns + to.stage * S::COLUMN_BYTES + sub * (S::N * 128);
-                const int64_t k = (int64_t)(i * S::SUBS + sub) * 64 + c * 8;
-                const int valid = k < a.p.k ? 16 : 0;
-                const uint8_t *from = a.x + (valid ? k * 2 : 0);
-                const uint32_t row_to = part + (id >> 3) * 128;
-#pragma unroll 1
-                for (int first = 0; first < tile.count; first += BATCH * AT_ONCE) {
-                    uint32_t at[BATCH];
-#pragma unroll
-                    for (int j = 0; j < BATCH; j++) {
-                        const int col = first + j * AT_ONCE + (id >> 3);
-                        at[j] = x_at[col < tile.count ? col : 0];
-                    }
-#pragma unroll
-                    for (int j = 0; j < BATCH; j++) {
-                        const int col = first + j * AT_ONCE + (id >> 3);
-                        if (col < tile.count)
-                            asm volatile(
-                                "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                                    row_to + (first + j * AT_ONCE) * 128 + ((c ^ (col & 7)) << 4)),
-                                "l"(from + (uint64_t)at[j] * 16), "r"(valid)
-                                : "memory");
-                    }
+                for (int sub = 0; sub < S::SUBS; sub++) {
+                    const int64_t k = (int64_t)(i * S::SUBS + sub) * 64 + (lane & 7) * 8;
+                    load_part<S>(stage + sub * (S::N * 128), a.x + (k < a.p.k ? k * 2 : 0),
+                                 mem.x_at + slot * S::PADDED, k < a.p.k ? 16 : 0, tile.count, lane);
                 }
+                copies_wait();
+                fence_for_wgmma();
+                __syncwarp();
+                if (lane == 0)
+                    barrier_arrive(mem.full(1, to.stage));
             }
-            barrier_arrive_after_copies(mem.full(1, to.stage));
+            turn = turn == 0 ? WARPS - 1 : turn - 1;
             to.next(a.column_stages);
         }
     }

@@ -52,25 +52,31 @@ __global__ void __launch_bounds__(256)
     const int lane = (int)threadIdx.x & 3;
     const int64_t row = (at < n ? at : n - 1) / pieces, piece = (at < n ? at : n - 1) % pieces;
     const uint16_t *from = x + row / m * x_mat + row % m * x_row + piece * 32;
-    uint16_t e[8];
+    uint16_t e[8]; // those of the lane, as k_of() has them
     if (((uintptr_t)from & 15) == 0) {
-        const uint8_t *b = (const uint8_t *)from;
-        const uint2 lo = *(const uint2 *)(b + (O == HALVES ? 8 * lane : 16 * lane));
-        const uint2 hi = *(const uint2 *)(b + (O == HALVES ? 32 + 8 * lane : 16 * lane + 8));
-        const uint32_t w[4] = {lo.x, lo.y, hi.x, hi.y};
+        const uint32_t *words = (const uint32_t *)from;
+        uint32_t w[4];
 #pragma unroll
-        for (int i = 0; i < 8; i++) // of what was read; k_of() of NIBBLE is serial before pairing
-            e[i] = (uint16_t)(w[i / 2] >> 16 * (i & 1));
+        for (int i = 0; i < 4; i++) // of neighbours along k, first the lower
+            w[i] = words[O == NATIVE                   ? 4 * i + lane
+                         : O == HALVES || O == CROSSED ? 2 * lane + (i & 1) + (i & 2) * 4
+                                                       : 4 * lane + i];
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            const int at = O == NIBBLE    ? i / 2 + (i & 1) * 4
+                           : O == CROSSED ? (i & 4) + (i & 2) / 2 + (i & 1) * 2
+                                          : i;
+            e[i] = (uint16_t)(w[at / 2] >> 16 * (at & 1));
+        }
     } else {
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            e[i] = from[k_of(O == NIBBLE ? SERIAL : O, lane, i)];
+            e[i] = from[k_of(O, lane, i)];
     }
     uint32_t v[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        v[i] =
-            O == NIBBLE ? e[i] | (uint32_t)e[i + 4] << 16 : e[2 * i] | (uint32_t)e[2 * i + 1] << 16;
+        v[i] = e[2 * i] | (uint32_t)e[2 * i + 1] << 16;
     exchange_in_quad(v, lane);
     if (at < n)
         *(uint4 *)(y + row * k + piece * 32 + 8 * lane) = make_uint4(v[0], v[1], v[2], v[3]);

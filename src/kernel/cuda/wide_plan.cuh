@@ -3,7 +3,7 @@
 #ifndef GQMM_KERNEL_CUDA_WIDE_PLAN_CUH
 #define GQMM_KERNEL_CUDA_WIDE_PLAN_CUH
 
-#include "kernel/cuda/wide_load.cuh"
+#include "kernel/cuda/wide_scales.cuh"
 
 namespace gqmm
 {
@@ -26,14 +26,24 @@ inline int common_power(const gqmm_cuda_product *p, int plane, int bytes)
     return of;
 }
 
+inline bool is_short(const gqmm_cuda_matrix &w, int plane)
+{
+    return w.row_stride[plane] >= INT32_MIN && w.row_stride[plane] <= INT32_MAX;
+}
+
 template <class D> bool fits(const gqmm_cuda_product *p)
 {
-    const int unit = p->w.scale_type == GQMM_F32 && D::planes == 3 ? 4 : 2;
+    const format_args f = {p->w.group, p->w.scale_type};
+    // Scales of the planes: bytes, or numbers of 2 or 4 bytes.
+    const int unit = D::planes == 3 && f.scale_type == GQMM_F32              ? 4
+                     : D::planes > 1 && D::bytes(1, 128, f) == 128 / f.group ? 1
+                                                                             : 2;
     bool ok = p->x_type == GQMM_BF16 && p->k > 0 && p->k % 32 == 0 && p->k % D::block == 0 &&
               p->list.tiles && tile_width(p->list.tile_columns) > 0 &&
               (!p->y_order || p->n % 32 == 0);
     for (int plane = 0; plane < D::planes; plane++)
-        ok = ok && common_power(p, plane, 16) >= (plane ? unit : D::align);
+        ok = ok && is_short(p->w, plane) && is_short(p->up, plane) &&
+             common_power(p, plane, 16) >= (plane ? unit : row_align<D>);
     if (p->x_order == 1 + D::in_order)
         ok = ok && (uintptr_t)p->x % 16 == 0 && p->x_row % 8 == 0 && p->x_mat % 8 == 0 &&
              p->x_row >= 0 && p->x_mat >= 0 &&
@@ -58,8 +68,6 @@ bool plan(wide_args *a, const gqmm_cuda_product *p, const void *x, int64_t x_row
     a->whole_y =
         (uintptr_t)p->y % 16 == 0 && p->y_row * size % 16 == 0 && p->y_pair * size % 16 == 0;
 
-    for (int plane = 0; plane < D::planes; plane++)
-        a->apart |= p->up.plane[0] && p->up.expert_stride[plane] != p->w.expert_stride[plane];
     a->stage_bytes = S::ROWS * pitch<D>();
     a->plane_bytes[0] = code_bytes<D>();
     for (int plane = 1; plane < D::planes; plane++) {
@@ -70,8 +78,8 @@ bool plan(wide_args *a, const gqmm_cuda_product *p, const void *x, int64_t x_row
         a->stage_bytes += S::ROWS * a->plane_chunks[plane] * 16;
     }
     // Rings: two stages of weights and as many of columns, then more of what is the shorter one.
-    const int scales = CONSUMERS / 32 * S::MT * (D::step / D::piece) * 16 * 8;
-    const int fixed = scales + info_bytes<D, S>(), column_bytes = S::COLUMN_BYTES;
+    const int scales = CONSUMERS / 32 * S::MT * scale_bytes_of_rows<D>();
+    const int fixed = scales + info_bytes<S>(), column_bytes = S::COLUMN_BYTES;
     const int room = (SHARED_OF_PROCESSOR + RESERVED) / S::BLOCKS - RESERVED - fixed;
     int w = 2, c = 2;
     if (w * a->stage_bytes + c * column_bytes > room)
@@ -91,7 +99,7 @@ bool plan(wide_args *a, const gqmm_cuda_product *p, const void *x, int64_t x_row
     a->column_stages = c;
     a->scales_at = c * column_bytes + w * a->stage_bytes;
     a->infos_at = a->scales_at + scales;
-    a->shared_bytes = a->infos_at + info_bytes<D, S>();
+    a->shared_bytes = a->infos_at + info_bytes<S>();
     return true;
 }
 
