@@ -2,7 +2,7 @@
 # %% [markdown]
 # A model of transformers, its experts and linears quantised in place: the same text, faster.
 # The model is that of models/, whose GGUF file is first turned into a plain float32 model.
-#     python python/examples/torch_user.py [TOKENS]
+#     python python/examples/torch_user.py [TOKENS] [DEVICE]
 # needs: pip install torch transformers
 
 # %%
@@ -21,6 +21,7 @@ import bpe  # noqa: E402
 import names  # noqa: E402
 
 tokens = int(sys.argv[1]) if len(sys.argv) > 1 else 60
+device = sys.argv[2] if len(sys.argv) > 2 else "cpu"  # "cuda" with a gqmm that was built for it
 
 # %% The float32 twin
 file = gqmm.load(root / "models" / "stories-q4_k_m.gguf")
@@ -39,12 +40,12 @@ for name, tensor in file.tensors.items():
     w = file[name]
     floats[name] = w.dequantize().reshape(tensor.shape) if isinstance(w, gqmm.Weights) else w
 state = names.from_gguf(floats, config["num_hidden_layers"])
-model = names.hf_model(config).float().eval()
+model = names.hf_model(config).float().eval().to(device)
 model.load_state_dict({k: torch.tensor(v) for k, v in state.items()})
 tokenizer = bpe.from_parts(meta["tokenizer.ggml.tokens"], meta["tokenizer.ggml.merges"])
 prompt = ("<|im_start|>user\nTell me a story about a girl called Mira and a lantern.<|im_end|>\n"
           "<|im_start|>assistant\n")
-ids = torch.tensor([tokenizer.encode(prompt).ids])
+ids = torch.tensor([tokenizer.encode(prompt).ids], device=device)
 
 
 def generate():

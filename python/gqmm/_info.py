@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes as C
+import importlib
 import re
 import statistics
 import time
@@ -14,9 +15,11 @@ import numpy as np
 from . import _abi
 from ._abi import HERE, lib
 from ._block import moe
-from ._context import Context, default_context
+from ._context import Context, default_context, device_index
+from ._frames import device_name
 from ._product import gather_qmm
 from ._weights import Weights
+
 
 def shapes() -> Dict[str, Tuple[int, int, int, int]]:
     """{name: (E, F, D, S)} of the feed-forward blocks of real models."""
@@ -101,11 +104,13 @@ def _random_weights(rng: np.random.Generator, name: str, experts: int, rows: int
 def bench(op: str = "moe", shape: Union[str, Tuple[int, int, int, int]] = "qwen3-30b-a3b",
           formats: Union[str, Sequence[str]] = "q4_k", tokens: Sequence[int] = (1, 8, 64),
           precision: str = "exact", seconds: float = 0.5, seed: int = 0,
-          context: Optional[Context] = None) -> List[Dict[str, Any]]:
+          context: Optional[Context] = None, device: Any = None) -> List[Dict[str, Any]]:
     """Times an operation, Python included: rows (dicts) for pandas.DataFrame.
 
     op      "moe" (the block) or "gather_qmm" (gate alone, F rows)
     shape   a name of gqmm.shapes() or (E, F, D, S)
+    device  "cuda" or "cuda:1": torch tensors in bfloat16 there, a round of 8 calls waited for as
+            one; else numpy arrays in float32
     result  a row for each format and number of tokens: us (median), us_min, spread (90th less
             10th percentile over the median), gbs (bytes of the experts touched, once each, per
             second), gflops, experts (touched)
@@ -120,51 +125,74 @@ def bench(op: str = "moe", shape: Union[str, Tuple[int, int, int, int]] = "qwen3
         raise ValueError(f"shape '{shape}' is unknown; known are {', '.join(known)}")
     experts, ff, width, slots = known[shape] if isinstance(shape, str) else shape
     rng = np.random.default_rng(seed)
-    ctx = context or default_context()
+    put, wait = _placed(device)
+    index = device_index(device)
     rows = []
     for name in [formats] if isinstance(formats, str) else formats:
-        gate = _random_weights(rng, name, experts, ff, width)
-        parts = [gate]
-        if op == "moe":
-            parts += [_random_weights(rng, name, experts, ff, width),
-                      _random_weights(rng, name, experts, width, ff)]
+        sizes = [(ff, width)] + ([(ff, width), (width, ff)] if op == "moe" else [])
+        parts = [_random_weights(rng, name, experts, *size).to(device_name(index))
+                 for size in sizes]
+        gate = parts[0]
         for t in tokens:
-            x = rng.standard_normal((t, width), np.float32)
-            lists = [np.argsort(rng.random((t, experts)), 1)[:, :slots].astype(np.int32)
-                     for _ in range(8)]
-            share = np.full((t, slots), 1 / slots, np.float32)
+            x = put(rng.standard_normal((t, width), np.float32), True)
+            chosen = [np.argsort(rng.random((t, experts)), 1)[:, :slots].astype(np.int32)
+                      for _ in range(8)]
+            lists = [put(ids, False) for ids in chosen]
+            share = put(np.full((t, slots), 1 / slots, np.float32), False)
 
             def once(ids: Any) -> None:
                 if op == "moe":
-                    moe(x, *parts, ids=ids, weights=share, precision=precision, context=ctx)
+                    moe(x, *parts, ids=ids, weights=share, precision=precision, context=context)
                 else:
                     gather_qmm(x[:, None, None], gate, rhs_indices=ids, precision=precision,
-                               context=ctx)
+                               context=context)
 
-            us = _time(once, lists, seconds)
-            touched = statistics.mean(len(np.unique(ids)) for ids in lists)
+            us = _time(once, lists, seconds, wait)
+            touched = statistics.mean(len(np.unique(ids)) for ids in chosen)
             moved = touched * sum(p.nbytes / p.n_experts for p in parts)
             sums = t * slots * sum(p.shape[1] * p.shape[2] for p in parts)
             mid = statistics.median(us)
             rows.append({
                 "op": op, "shape": shape if isinstance(shape, str) else ",".join(map(str, shape)),
-                "format": name, "tokens": t, "precision": precision, "threads": ctx.threads,
-                "isa": gate.isa, "us": mid, "us_min": us[0],
+                "format": name, "tokens": t, "precision": precision, "device": gate.device,
+                "threads": (context or default_context(device)).threads, "isa": gate.isa, "us": mid, "us_min": us[0],
                 "spread": (us[len(us) * 9 // 10] - us[len(us) // 10]) / mid,
                 "gbs": moved / mid / 1e3, "gflops": 2 * sums / mid / 1e3, "experts": touched,
                 "repeats": len(us)})
     return rows
 
 
-def _time(once: Any, lists: List[Any], seconds: float) -> List[float]:
+def _placed(device: Any) -> Tuple[Any, Any]:
+    """What brings numpy arrays to a device, floats that x is made of in bfloat16, and what waits
+    for it (None: calls are done when they return)."""
+    index = device_index(device)
+    if index is None:
+        return (lambda a, is_x: a), None
+    torch = importlib.import_module("torch")
+    where = torch.device("cuda", index)
+
+    def put(a: np.ndarray, is_x: bool) -> Any:
+        return torch.from_numpy(a).to(where, torch.bfloat16 if is_x else None)
+
+    return put, lambda: torch.cuda.synchronize(where)
+
+
+def _time(once: Any, lists: List[Any], seconds: float, wait: Any) -> List[float]:
+    """Microseconds of calls, in order of size."""
+    rounds = [[ids] for ids in lists] if wait is None else [lists]
+    wait = wait or (lambda: None)
     for ids in lists[:2]:
         once(ids)
     us: List[float] = []
+    wait()
     end = time.perf_counter() + seconds
     while len(us) < 10 or (time.perf_counter() < end and len(us) < 100000):
+        some = rounds[len(us) % len(rounds)]
         begin = time.perf_counter()
-        once(lists[len(us) % len(lists)])
-        us.append((time.perf_counter() - begin) * 1e6)
+        for ids in some:
+            once(ids)
+        wait()
+        us.append((time.perf_counter() - begin) * 1e6 / len(some))
         if len(us) >= 3 and time.perf_counter() > end + 10 * seconds:
             break
     return sorted(us)

@@ -23,7 +23,7 @@ FALLS_BACK = {
     "gradients": "vjp and jvp (mx.grad, mx.value_and_grad ...): the forward pass is gqmm's, and "
                  "quantized_matmul's derivative by x; all others are those of MLX's functions",
     "transforms": "inside mx.compile and mx.vmap, where arrays have no values yet",
-    "bits": "mode affine with bits=1",
+    "bits": "mode affine with bits=1, for which gqmm would copy the codes",
     "device": "streams and default devices other than the CPU",
 }
 counts: Counter = Counter()  # calls by name of function, and by key of FALLS_BACK

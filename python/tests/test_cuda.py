@@ -259,3 +259,17 @@ def test_jax(problem, monkeypatch):
     assert gqmm.dequantize(codes, scales, mode="mxfp8").dtype == "bfloat16"
     with pytest.raises(TypeError, match="inside jit"):
         jax.jit(lambda a: gqmm.gather_qmm(a, *there[1:4], rhs_indices=there[4]))(there[0])
+
+
+def test_bench_on_the_device():
+    rows = gqmm.bench("moe", (4, 64, 256, 2), "q8_0", (1, 200), seconds=0.01, device="cuda")
+    assert [r["device"] for r in rows] == ["cuda:0"] * 2 and all(r["us"] > 0 for r in rows)
+
+
+def test_scripts(story):
+    from test_docs import run
+
+    out = run(["bench/python_cuda.py", "--rounds", "2", "--json"])
+    assert out.count('"graph"') == 8 and '"host"' in out
+    out = run(["python/examples/torch_user.py", "30", "cuda"], ["transformers", "tokenizers"])
+    assert "\nthe same text\n" in out

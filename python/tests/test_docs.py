@@ -38,6 +38,7 @@ def run(arguments, needs=(), **options):
 def test_blocks(path, tmp_path, story):
     found = blocks(path)
     assert found
+    started = []  # side by side: most of their time is imports
     for i, (code, printed) in enumerate(found):
         needs = [m for m in ("torch", "transformers", "mlx.core") if re.search(
             rf"^(import|from) .*\b{re.escape(m)}\b", code, re.M)]
@@ -45,7 +46,12 @@ def test_blocks(path, tmp_path, story):
         script.write_text(code)
         if needs and any(_absent(m) for m in needs):
             continue
-        out = run([str(script)])
+        started.append((i, printed, subprocess.Popen(
+            [sys.executable, str(script)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE)))
+    for i, printed, process in started:
+        out, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, out + errors
         if printed:
             assert out == printed, f"{path}, block {i}"
 

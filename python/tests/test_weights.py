@@ -171,7 +171,11 @@ def test_bench_and_info():
                       seconds=0.01)
     assert len(rows) == 4 and {r["format"] for r in rows} == {"q4_k", "affine4_g64_f16"}
     assert all(r["us"] >= r["us_min"] > 0 for r in rows)
+    assert {r["device"] for r in rows} == {"cpu"}
     info = gqmm.info()
+    if not info["cuda"].startswith("cuda:0"):  # it loads, and says why there is no device
+        with pytest.raises(gqmm.Error, match="CUDA"):
+            gqmm.Context(device="cuda:0")
     assert info["version"] == gqmm.__version__ and "threads" in repr(info)
     with pytest.raises(ValueError, match="known are"):
         gqmm.bench(shape="nothing")
