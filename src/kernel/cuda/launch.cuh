@@ -12,19 +12,25 @@ namespace gqmm
 
 // Lets a kernel have more than the 48 KB of dynamic shared memory that need no asking. It asks for
 // all that there is and so always for the same, as other threads may launch the kernel meanwhile.
-inline cudaError_t allow_shared(const void *kernel, size_t shared)
+// Kernels that have it are remembered: asking costs a third of a launch.
+inline cudaError_t allow_shared(const void *kernel)
 {
+    static uintptr_t allowed[1024];
     cudaFuncAttributes has;
     int device = 0, most = 0;
-    cudaError_t error = cudaFuncGetAttributes(&has, kernel);
-    if (error != cudaSuccess || (size_t)has.maxDynamicSharedSizeBytes >= shared)
+    cudaError_t error = cudaGetDevice(&device);
+    const uintptr_t key = (uintptr_t)kernel * 64 + (uintptr_t)device;
+    uintptr_t *slot = &allowed[(uintptr_t)kernel / 16 % 1024];
+    if (error != cudaSuccess || __atomic_load_n(slot, __ATOMIC_RELAXED) == key)
         return error;
-    if ((error = cudaGetDevice(&device)) == cudaSuccess)
-        error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    return error != cudaSuccess
-               ? error
-               : cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      most - (int)has.sharedSizeBytes);
+    if ((error = cudaFuncGetAttributes(&has, kernel)) != cudaSuccess ||
+        (error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) !=
+            cudaSuccess ||
+        (error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      most - (int)has.sharedSizeBytes)) != cudaSuccess)
+        return error;
+    __atomic_store_n(slot, key, __ATOMIC_RELAXED);
+    return error;
 }
 
 // Enqueues kernel(args...) on s, in clusters of `cluster` blocks (1: none; more needs
@@ -38,7 +44,7 @@ int launch_cluster(void (*kernel)(P...), dim3 grid, dim3 block, int cluster, siz
 {
     cudaError_t error = cudaSuccess;
     if (shared > 48 * 1024)
-        error = allow_shared((const void *)kernel, shared);
+        error = allow_shared((const void *)kernel);
     cudaLaunchAttribute attribute[2] = {};
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
