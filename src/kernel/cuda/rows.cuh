@@ -52,20 +52,21 @@ struct any_rows {
 };
 
 // Eight numbers, or as many as are left, 16 bytes at a time where y is aligned.
-__device__ __forceinline__ void store_8(void *y, int64_t at, int type, const float *from,
+__device__ __forceinline__ void store_8(void *y, int64_t at, int type, const float (&v)[8],
                                         bool vectors, int64_t left)
 {
-    const float4 lo = *(const float4 *)from, hi = *(const float4 *)(from + 4);
     if (!vectors || left < 8) {
-        for (int i = 0; i < 8 && i < left; i++)
-            store_number(y, at + i, type, from[i]);
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            if (i < left)
+                store_number(y, at + i, type, v[i]);
     } else if (type == GQMM_F32) {
-        *(float4 *)((float *)y + at) = lo;
-        *(float4 *)((float *)y + at + 4) = hi;
+        *(float4 *)((float *)y + at) = make_float4(v[0], v[1], v[2], v[3]);
+        *(float4 *)((float *)y + at + 4) = make_float4(v[4], v[5], v[6], v[7]);
     } else {
         *(uint4 *)((uint16_t *)y + at) =
-            make_uint4(pair_of(lo.x, lo.y, type), pair_of(lo.z, lo.w, type),
-                       pair_of(hi.x, hi.y, type), pair_of(hi.z, hi.w, type));
+            make_uint4(pair_of(v[0], v[1], type), pair_of(v[2], v[3], type),
+                       pair_of(v[4], v[5], type), pair_of(v[6], v[7], type));
     }
 }
 
@@ -74,10 +75,12 @@ template <class D>
 __global__ void __launch_bounds__(ROW_WARPS * 32)
     rows_kernel(const __grid_constant__ gqmm_cuda_rows r)
 {
+    // A lane's eight codes are eight numbers that follow each other.
+    constexpr bool OWN = D::in_order == SERIAL || D::in_order == NIBBLE;
     __shared__ __align__(128) uint8_t shared[ROW_WARPS][ROWS * row_pitch<D>()];
     __shared__ int64_t row_of[ROW_WARPS][ROWS];
     __shared__ int32_t expert[ROW_WARPS][ROWS];
-    __shared__ __align__(16) float turn[ROW_WARPS][8][36]; // 32 of 8 rows, from the codes' order
+    __shared__ float turn[ROW_WARPS][8][33]; // 32 of 8 rows, for orders that mix the lanes' eighths
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5, t = lane & 3;
     const format_args f = {r.w.group, r.w.scale_type};
     const bool vectors = (uintptr_t)r.y % 16 == 0 && r.y_row * bytes_of(r.y_type) % 16 == 0;
@@ -126,16 +129,24 @@ __global__ void __launch_bounds__(ROW_WARPS * 32)
             D::codes(a, from, j, t, f);
             const float2 first = scale_of<D>(from, j, 0, factor, f);
             const float2 second = D::piece == 16 ? scale_of<D>(from, j, 4, factor, f) : first;
+            float v[8];
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                const float v = weight_at<D>(a, i, i < 4 ? first : second);
-                turn[warp][lane / 4][k_of(D::in_order, t, i)] = none ? 0.0f : v;
+                const float w = none ? 0.0f : weight_at<D>(a, i, i < 4 ? first : second);
+                if (OWN)
+                    v[k_of(D::in_order, 0, i)] = w;
+                else
+                    turn[warp][lane / 4][k_of(D::in_order, t, i)] = w;
             }
-            __syncwarp();
+            if (!OWN) {
+                __syncwarp();
+#pragma unroll
+                for (int i = 0; i < 8; i++)
+                    v[i] = turn[warp][lane / 4][8 * t + i];
+                __syncwarp();
+            }
             if (row0 + at < r.n)
-                store_8(r.y, y + j * 32, r.y_type, &turn[warp][lane / 4][8 * t], vectors,
-                        left - j * 32 - 8 * t);
-            __syncwarp();
+                store_8(r.y, y + j * 32, r.y_type, v, vectors, left - j * 32 - 8 * t);
         }
     }
 }
