@@ -215,7 +215,7 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  *          y until the sum. With bf16 activations and many columns per expert, weights pass through
  *          bf16, as in MLX and torch: scale, offset and scale * q + offset are each rounded by 2^-9
  *          of their size at most. gqmm_qmm() of 512 rows and more (sm_90) dequantises the matrix
- *          first, rounded once, into 2 bytes of workspace for each weight.
+ *          first, rounded once, 2 bytes a weight, in slices of 32 MiB of workspace.
  * INT8     is taken and served by the same float kernels: the numbers and the time are EXACT's.
  * Threads  gqmm_enter() and gqmm_parallel_for() are of the CPU; gqmm_repack() too. The caller's
  *          current CUDA device is as before after every call.

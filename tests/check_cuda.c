@@ -36,6 +36,7 @@ static const walk_row walk[] = {
     {"prompts", moe_prompts, ""},
     {"experts", moe_experts, ""},
     {"far_weights", far_weights, "q4_0 affine4_g64_bf16"},
+    {"far_slices", far_slices, "q4_0"},
     {"far_rows", far_rows, "q4_0 affine4_g64_bf16"},
     {"far_activations", far_activations, "q8_0"},
     {"planted", planted, ""},

@@ -94,6 +94,22 @@ static bool far_weights(const gqmm_format_info *f)
     return ok;
 }
 
+/* A dense product whose weights are dequantised in slices, on sm_90. */
+static bool far_slices(const gqmm_format_info *f)
+{
+    const call_plan p = {.e = 1,
+                         .rows = 70008,
+                         .cols = 256,
+                         .pairs = 1,
+                         .m = 520,
+                         .n_x = 1,
+                         .transpose = 1,
+                         .x_type = GQMM_BF16,
+                         .y_type = GQMM_F16,
+                         .dense = true};
+    return try_call(f, &p);
+}
+
 /* Rows past 2^31 weights of one expert: embed and dequantize. */
 static bool far_rows(const gqmm_format_info *f)
 {

@@ -9,7 +9,8 @@ enum {
     MOST_UNSORTED = 128,  /* pairs among which a block still finds its own columns */
     WIDE_FROM = 6,        /* mean columns of an expert from which wide tiles pay */
     WIDE_FROM_DENSE = 96, /* the same of a single matrix */
-    DENSE_FROM = 512      /* rows of x from which dequantising first pays */
+    DENSE_FROM = 512,     /* rows of x from which dequantising first pays */
+    MOST_PLAIN = 1 << 24  /* weights that are dequantised at a time */
 };
 
 /* Columns of a tile, by sizes that the host knows. */
@@ -123,21 +124,32 @@ static bool is_dense(const gqmm_context *ctx, const gqmm_cuda_call *c)
            gqmm_cuda_dense_fits(&d);
 }
 
+/* Outputs of one slice: rows of W that are dequantised together. */
+static int64_t slice_of(const gqmm_cuda_call *c)
+{
+    const int64_t rows = MOST_PLAIN / dense_of(c).w_row / 256 * 256;
+    const int64_t some = rows < 256 ? 256 : rows;
+    return some < c->p.n ? some : c->p.n;
+}
+
 static gqmm_status run_dense(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_error *err)
 {
     const gqmm_cuda_state *s = gqmm_cuda_of(ctx);
-    const gqmm_cuda_dense d = dense_of(c);
-    const gqmm_cuda_rows rows = {.w = c->p.w,
-                                 .n = c->p.n,
-                                 .y = c->plain,
-                                 .y_row = d.w_row,
-                                 .y_type = GQMM_BF16,
-                                 .fault = c->p.fault};
-    const gqmm_status st =
-        gqmm_cuda_status(c->family->rows(&rows, s->stream), "enqueuing weights", err);
-    return st != GQMM_OK ? st
-                         : gqmm_cuda_status(gqmm_cuda_dense_product(&d, s->stream),
-                                            "enqueuing a product", err);
+    const int64_t slice = slice_of(c);
+    gqmm_cuda_dense d = dense_of(c);
+    gqmm_cuda_rows rows = {
+        .w = c->p.w, .y = c->plain, .y_row = d.w_row, .y_type = GQMM_BF16, .fault = c->p.fault};
+    gqmm_status st = GQMM_OK;
+    for (int64_t n = 0; st == GQMM_OK && n < c->p.n; n += slice) {
+        rows.first = n;
+        rows.n = d.n = c->p.n - n < slice ? c->p.n - n : slice;
+        d.y = (char *)c->p.y + n * (int64_t)gqmm_type_size(c->p.y_type);
+        st = gqmm_cuda_status(c->family->rows(&rows, s->stream), "enqueuing weights", err);
+        if (st == GQMM_OK)
+            st = gqmm_cuda_status(gqmm_cuda_dense_product(&d, s->stream), "enqueuing a product",
+                                  err);
+    }
+    return st;
 }
 
 /* ---- gather_qmm */
@@ -147,7 +159,7 @@ static void take_gather(void *arg, gqmm_layout *l)
     gqmm_cuda_call *c = arg;
     int64_t numbers = 0;
     if (c->dense) {
-        l->overflow = l->overflow || !gqmm_mul(&numbers, c->p.n, dense_of(c).w_row);
+        l->overflow = l->overflow || !gqmm_mul(&numbers, slice_of(c), dense_of(c).w_row);
         c->plain = gqmm_take(l, numbers, sizeof(uint16_t));
         return;
     }
