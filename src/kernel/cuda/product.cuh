@@ -3,8 +3,8 @@
 //
 // A block takes a tile of columns that meet one expert. A warp takes 16 rows of weights (of two
 // matrices, 8 and 8, where SwiGLU follows) and all the columns, 8 to a matrix instruction. Codes
-// enter as bf16 integers, which is exact, sums of the products of a scale are fp32, and the scale is
-// applied to the sum:
+// enter as bf16 integers, which is exact, sums of the products of a scale are fp32, and the scale
+// is applied to the sum:
 //
 //     acc += scale * sum(code * x) + offset * sum(x)
 //

@@ -217,9 +217,14 @@ template <class D> int sum(const gqmm_cuda_sum *c, int path, gqmm_stream s)
 
 template <class D> bool sum_fits(const gqmm_cuda_sum *c)
 {
+    int device = 0, most = 0; // dynamic and static, of which there are less than 15 KiB
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+            cudaSuccess)
+        return false;
     return c->n_tokens <= SUM_TOKENS && c->n_tokens * c->n_slots <= SUM_PAIRS &&
            c->w.n_cols % D::step == 0 && c->w.n_experts <= INT16_MAX &&
-           sum_bytes<D>(c) <= 212 * 1024;
+           sum_bytes<D>(c) + 15 * 1024 <= (size_t)most;
 }
 
 } // namespace gqmm
