@@ -165,8 +165,10 @@ __global__ void __launch_bounds__(32 * most_warps(NT))
     point_at(rows_of(0));
     const auto ask = [&](int slot) {
         if (ask_step >= steps && ask_turn + 1 < plan.turns) {
+            const int slips = weights.slips; // of the rows in use, which lag behind
             ask_step = split;
             point_at(rows_of(++ask_turn));
+            weights.slips = slips;
         }
         if (ask_step < steps)
             weights.bring(ring + slot * ROWS * row_pitch<D>(), ask_step, p.k, p.w.aligned, quarter,
