@@ -102,6 +102,34 @@ typedef struct gqmm_cuda_sum {
     int32_t y_type, n_slots;
 } gqmm_cuda_sum;
 
+/* ids and weights from logits [n_tokens, n_experts], as gqmm_moe() describes it. */
+typedef struct gqmm_cuda_topk {
+    float *logits;
+    const float *bias;
+    int32_t *ids;
+    float *weights;
+    int64_t n_tokens;
+    int32_t n_experts, n_slots, scoring, renormalize;
+    float routed_scale;
+} gqmm_cuda_topk;
+
+/* A mixture for one bf16 token in two launches, see mixture.cuh: gate and up with SwiGLU into h
+ * where `up` is given, else down with the weighted sum. With logits both find its experts from
+ * them, and the first also writes ids and weights. logits NULL: both are given. Logits and given
+ * ids were complete before the launch ahead of the second one began. */
+typedef struct gqmm_cuda_few {
+    gqmm_cuda_topk choice;
+    gqmm_cuda_matrix w, up;
+    const void *x;
+    int64_t x_row;                    /* elements */
+    void *h;                          /* bf16 [S, F] dense; rows of skipped slots are not written */
+    const float *shared, *shared_dot; /* as in gqmm_cuda_combine */
+    void *y;
+    int64_t y_row;
+    int32_t y_type;
+    uint32_t *fault;
+} gqmm_cuda_few;
+
 /* Rows of weights as numbers: y[i, :] = row of stored row index ids[i] (or first + i). */
 typedef struct gqmm_cuda_rows {
     gqmm_cuda_matrix w;
@@ -137,6 +165,9 @@ typedef struct gqmm_cuda_family {
     /* Few tokens; sum_fits says whether these sizes are served. */
     int (*sum)(const gqmm_cuda_sum *c, int path, gqmm_stream s);
     bool (*sum_fits)(const gqmm_cuda_sum *c);
+    /* One token; few_fits says whether these sizes are served. */
+    int (*few)(const gqmm_cuda_few *c, int path, gqmm_stream s);
+    bool (*few_fits)(const gqmm_cuda_few *c);
 
     /* The product in tiles of many columns with wgmma, bf16 activations only, sm_90; weights are
      * rounded once to bf16. Needs p->list. wide_fits: bf16, a list, whole pieces of k, aligned
@@ -157,16 +188,6 @@ size_t gqmm_cuda_sort_scratch(int64_t n_pairs, int32_t n_experts);
 int32_t gqmm_cuda_most_tiles(int64_t n_pairs, int64_t m, int32_t n_experts, int32_t tile_columns);
 int gqmm_cuda_sort(const gqmm_cuda_product *p, void *scratch, int path, gqmm_stream s);
 
-/* ids and weights from logits [n_tokens, n_experts], as gqmm_moe() describes it. */
-typedef struct gqmm_cuda_topk {
-    float *logits;
-    const float *bias;
-    int32_t *ids;
-    float *weights;
-    int64_t n_tokens;
-    int32_t n_experts, n_slots, scoring, renormalize;
-    float routed_scale;
-} gqmm_cuda_topk;
 int gqmm_cuda_choose(const gqmm_cuda_topk *t, int path, gqmm_stream s);
 
 /* Few tokens and a router of f32, f16 or bf16 rows: logits and choice in one launch. */
@@ -181,6 +202,8 @@ typedef struct gqmm_cuda_router {
 } gqmm_cuda_router;
 bool gqmm_cuda_router_fits(const gqmm_cuda_router *r);
 int gqmm_cuda_route_few(const gqmm_cuda_router *r, int path, gqmm_stream s);
+/* The logits alone, of one token. */
+int gqmm_cuda_route_one(const gqmm_cuda_router *r, int path, gqmm_stream s);
 
 /* y[t] = sum over s of weights[t, s] * pairs[t * S + s] in slot order (slots with a bad id or -1
  * are left out), then + factor[t] * shared[t]; fp32, one rounding. */

@@ -22,14 +22,18 @@ __device__ __forceinline__ float sigmoid(float x)
 
 // Order of scores as that of integers; NaN counts as -infinity, -0 as 0. Never 0, which is no
 // score.
+__device__ __forceinline__ uint32_t key_of_score(float s)
+{
+    const uint32_t u = __float_as_uint(s != s ? -INFINITY : s + 0.0f);
+    return u >> 31 ? ~u : u | 0x80000000u;
+}
+
 __device__ __forceinline__ uint32_t key_of(const gqmm_cuda_topk &t, const float *logits, int e)
 {
     float s = t.scoring == GQMM_SIGMOID ? sigmoid(logits[e]) : logits[e];
     if (t.bias)
         s = s + t.bias[e];
-    s = s != s ? -INFINITY : s + 0.0f;
-    const uint32_t u = __float_as_uint(s);
-    return u >> 31 ? ~u : u | 0x80000000u;
+    return key_of_score(s);
 }
 
 // Experts lane * KEYS + j, their keys in registers; a chosen one's becomes 0.
@@ -165,6 +169,79 @@ template <class K> __device__ __forceinline__ void choose(const gqmm_cuda_topk &
     }
     __syncwarp();
     weigh(t, logits, ids, t.weights + token * t.n_slots, own);
+}
+
+// The experts of a few tokens by all warps of a block, to ids[token * n_slots + slot] in shared
+// memory, in the order of choose() but in steps that do not wait for each other slot after slot:
+// who is better is counted, first among 32 experts, then among the best n_slots of every 32. At
+// most 32 slots; `scratch` is few_scratch() of shared memory for each token.
+constexpr int MOST_FEW_SLOTS = 32, MOST_FEW_EXPERTS = 1024;
+
+__host__ __device__ inline int few_scratch(int n_experts, int n_slots)
+{
+    return (n_experts + 31) / 32 * (32 * 4 + (n_slots | 1) * 6 + 2);
+}
+
+// logit(token, expert) is read once.
+template <int WARPS, class LOGIT>
+__device__ __forceinline__ void choose_few(int32_t *ids, uint8_t *scratch, const gqmm_cuda_topk &t,
+                                           int tokens, const LOGIT &logit)
+{
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const int slots = t.n_slots, pitch = slots | 1, chunks = (t.n_experts + 31) / 32;
+    const int all = tokens * chunks;
+    uint32_t *keys = (uint32_t *)scratch, *best = keys + all * 32; // [chunk, 32], [chunk, pitch]
+    int16_t *names = (int16_t *)(best + all * pitch);              // of the best
+#pragma unroll 4
+    for (int i = (int)threadIdx.x; i < all * 32; i += WARPS * 32) {
+        const int token = i / 32 / chunks, e = i - token * chunks * 32;
+        float v = e < t.n_experts ? logit(token, e) : 0.0f;
+        if (t.scoring == GQMM_SIGMOID)
+            v = sigmoid(v);
+        if (t.bias && e < t.n_experts)
+            v = v + t.bias[e];
+        keys[i] = e < t.n_experts ? key_of_score(v) : 0;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int i = warp; i < all; i += WARPS) {
+        const uint32_t key = keys[i * 32 + lane];
+        int rank = __popc(__match_any_sync(~0u, key) & ((1u << lane) - 1));
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            const uint4 other = ((const uint4 *)(keys + i * 32))[j];
+            rank += (other.x > key) + (other.y > key) + (other.z > key) + (other.w > key);
+        }
+        if (rank < slots) {
+            best[i * pitch + rank] = key;
+            names[i * pitch + rank] = (int16_t)(i % chunks * 32 + lane);
+        }
+    }
+    __syncthreads();
+    int parts = 1; // threads that share one of the best
+    while (parts < 32 && parts < chunks && all * slots * parts * 2 <= WARPS * 32)
+        parts *= 2;
+    const int part = (int)threadIdx.x % parts;
+#pragma unroll 1
+    for (int i0 = 0; i0 < all * slots; i0 += WARPS * 32 / parts) {
+        const int i = i0 + (int)threadIdx.x / parts, own = i / slots, at = i - own * slots;
+        const bool is = i < all * slots;
+        const int token = own / chunks, chunk = own - token * chunks;
+        const uint32_t key = is ? best[own * pitch + at] : 0;
+        int rank = part ? 0 : at;
+#pragma unroll 1
+        for (int c = part; is && c < chunks; c += parts) {
+            const uint32_t *other = best + (token * chunks + c) * pitch;
+            const uint32_t least = c == chunk ? ~0u : key + (c > chunk); // equals: the lower id
+#pragma unroll 8
+            for (int j = 0; j < slots; j++)
+                rank += other[j] >= least;
+        }
+        for (int d = 1; d < parts; d *= 2)
+            rank += __shfl_xor_sync(~0u, rank, d);
+        if (part == 0 && key != 0 && rank < slots)
+            ids[token * slots + rank] = names[own * pitch + at];
+    }
 }
 
 } // namespace gqmm

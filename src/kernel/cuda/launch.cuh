@@ -12,7 +12,8 @@ namespace gqmm
 
 // Lets a kernel have more than the 48 KB of dynamic shared memory that need no asking. It asks for
 // all that there is and so always for the same, as other threads may launch the kernel meanwhile.
-// Kernels that have it are remembered: asking costs a third of a launch.
+// And a multiprocessor that shares its memory out alike for all kernels can begin one while another
+// still runs there. Kernels that have it are remembered: asking costs a third of a launch.
 inline cudaError_t allow_shared(const void *kernel)
 {
     static uintptr_t allowed[1024];
@@ -27,7 +28,9 @@ inline cudaError_t allow_shared(const void *kernel)
         (error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) !=
             cudaSuccess ||
         (error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      most - (int)has.sharedSizeBytes)) != cudaSuccess)
+                                      most - (int)has.sharedSizeBytes)) != cudaSuccess ||
+        (error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                      cudaSharedmemCarveoutMaxShared)) != cudaSuccess)
         return error;
     __atomic_store_n(slot, key, __ATOMIC_RELAXED);
     return error;
@@ -42,9 +45,7 @@ template <class... P, class... A>
 int launch_cluster(void (*kernel)(P...), dim3 grid, dim3 block, int cluster, size_t shared,
                    gqmm_stream s, int path, const A &...args)
 {
-    cudaError_t error = cudaSuccess;
-    if (shared > 48 * 1024)
-        error = allow_shared((const void *)kernel);
+    cudaError_t error = allow_shared((const void *)kernel);
     cudaLaunchAttribute attribute[2] = {};
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;

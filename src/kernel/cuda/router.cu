@@ -108,6 +108,58 @@ __global__ void __launch_bounds__(WARPS * 32) router_kernel(gqmm_cuda_router r)
         choose<held_keys<16>>(t, warp);
 }
 
+// The logits of one token: four warps share a row, so that little is left to do when x is there.
+constexpr int ONE_WARPS = 4, ONE_CHUNK = ONE_WARPS * CHUNK;
+
+template <int W, int X>
+__global__ void __launch_bounds__(ONE_WARPS * 32) one_kernel(gqmm_cuda_router r)
+{
+    constexpr int AHEAD = W == GQMM_F32 ? 1 : 2; // chunks of a row that are under way
+    __shared__ float sums[ONE_WARPS];
+    const int own = (int)threadIdx.x * 8;
+    const uint8_t *row = r.w + blockIdx.x * r.w_row;
+    raw_8<W> w[AHEAD];
+    float acc = 0.0f;
+
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++)
+        w[i].load(row, i * ONE_CHUNK + own, r.k);
+    let_next_start(); // who follows waits before it reads anything
+    wait_for_previous();
+    for (int64_t k0 = 0; k0 < r.k; k0 += AHEAD * ONE_CHUNK) {
+        raw_8<X> x[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+            x[i].load((const uint8_t *)r.x, k0 + i * ONE_CHUNK + own, r.k);
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            float a[8], b[8];
+            w[i].numbers(a);
+            x[i].numbers(b);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                acc = fmaf(a[j], b[j], acc);
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+            w[i].load(row, k0 + (AHEAD + i) * ONE_CHUNK + own, r.k);
+    }
+    acc = warp_sum(acc);
+    if (threadIdx.x % 32 == 0)
+        sums[threadIdx.x / 32] = acc;
+    __syncthreads();
+    if (threadIdx.x == 0)
+        r.choice.logits[blockIdx.x] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+template <int W> int launch_one(const gqmm_cuda_router &r, int path, gqmm_stream s)
+{
+    auto *kernel = r.x_type == GQMM_F32   ? one_kernel<W, GQMM_F32>
+                   : r.x_type == GQMM_F16 ? one_kernel<W, GQMM_F16>
+                                          : one_kernel<W, GQMM_BF16>;
+    return launch(kernel, dim3((unsigned)r.choice.n_experts), dim3(ONE_WARPS * 32), 0, s, path, r);
+}
+
 template <int W, int X> int launch_tokens(const gqmm_cuda_router &r, int path, gqmm_stream s)
 {
     const dim3 grid((unsigned)((r.choice.n_experts + WARPS - 1) / WARPS)), block(WARPS * 32);
@@ -145,4 +197,11 @@ int gqmm_cuda_route_few(const gqmm_cuda_router *r, int path, gqmm_stream s)
     return r->w_type == GQMM_F32   ? launch_types<GQMM_F32>(given, path, s)
            : r->w_type == GQMM_F16 ? launch_types<GQMM_F16>(given, path, s)
                                    : launch_types<GQMM_BF16>(given, path, s);
+}
+
+int gqmm_cuda_route_one(const gqmm_cuda_router *r, int path, gqmm_stream s)
+{
+    return r->w_type == GQMM_F32   ? launch_one<GQMM_F32>(*r, path, s)
+           : r->w_type == GQMM_F16 ? launch_one<GQMM_F16>(*r, path, s)
+                                   : launch_one<GQMM_BF16>(*r, path, s);
 }

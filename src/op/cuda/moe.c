@@ -28,6 +28,7 @@ typedef struct {
     int32_t *ids;
     int32_t pairs_type;
     bool summed; /* few tokens: down and the weighted sum are one launch */
+    bool few;    /* one token: so it is, and gate and up find the experts themselves, as it does */
 } plan;
 
 static gqmm_cuda_product base(const plan *m, const gqmm_weights *w, int64_t n, int64_t k)
@@ -199,20 +200,66 @@ static gqmm_cuda_sum sum_of(const plan *m)
                            .n_slots = (int32_t)s->n_slots};
 }
 
+static gqmm_cuda_topk choice_of(const plan *m)
+{
+    const gqmm_moe_state *s = m->s;
+    return (gqmm_cuda_topk){.logits = m->logits,
+                            .bias = s->rule.bias,
+                            .ids = m->ids,
+                            .weights = m->weights,
+                            .n_tokens = s->n_tokens,
+                            .n_experts = (int32_t)s->n_experts,
+                            .n_slots = (int32_t)s->n_slots,
+                            .scoring = s->rule.scoring,
+                            .renormalize = s->rule.renormalize,
+                            .routed_scale = s->rule.scale};
+}
+
+/* Gate and up of one token, or down with the sum. */
+static gqmm_cuda_few few_of(const plan *m, bool down)
+{
+    const gqmm_moe_state *s = m->s;
+    const gqmm_cuda_product *p = down ? &m->routed.down.p : &m->routed.gate.p;
+    gqmm_cuda_few few = {.choice = choice_of(m),
+                         .w = p->w,
+                         .up = p->up,
+                         .x = s->d.x,
+                         .x_row = s->d.x_row_stride,
+                         .h = m->routed.h,
+                         .shared = s->d.shared_gate ? m->shared.y : NULL,
+                         .shared_dot = s->d.shared_scale ? m->dot : NULL,
+                         .y = s->d.y,
+                         .y_row = s->d.y_row_stride,
+                         .y_type = s->d.y_type,
+                         .fault = p->fault};
+    if (!s->d.router)
+        few.choice.logits = NULL;
+    return few;
+}
+
+static bool few_fits(const plan *m)
+{
+    const gqmm_cuda_few gate = few_of(m, false), down = few_of(m, true);
+    return m->s->d.x_type == GQMM_BF16 && m->routed.fused &&
+           m->routed.gate.family->few_fits(&gate) && m->routed.down.family->few_fits(&down);
+}
+
+static gqmm_status run_few(const plan *m, gqmm_error *err)
+{
+    const gqmm_cuda_state *c = gqmm_cuda_of(m->ctx);
+    const gqmm_cuda_few gate = few_of(m, false), down = few_of(m, true);
+    const gqmm_status st = gqmm_cuda_status(m->routed.gate.family->few(&gate, c->path, c->stream),
+                                            "enqueuing gate and up", err);
+    return st != GQMM_OK ? st
+                         : gqmm_cuda_status(m->routed.down.family->few(&down, c->path, c->stream),
+                                            "enqueuing down", err);
+}
+
 static gqmm_status run_routing(const plan *m, gqmm_error *err)
 {
     const gqmm_moe_state *s = m->s;
     const gqmm_cuda_state *c = gqmm_cuda_of(m->ctx);
-    const gqmm_cuda_topk t = {.logits = m->logits,
-                              .bias = s->rule.bias,
-                              .ids = m->ids,
-                              .weights = m->weights,
-                              .n_tokens = s->n_tokens,
-                              .n_experts = (int32_t)s->n_experts,
-                              .n_slots = (int32_t)s->n_slots,
-                              .scoring = s->rule.scoring,
-                              .renormalize = s->rule.renormalize,
-                              .routed_scale = s->rule.scale};
+    const gqmm_cuda_topk t = choice_of(m);
     const gqmm_weights *w = s->d.router;
     const gqmm_cuda_router few = {.w = w->plane[0],
                                   .w_row = w->row_stride[0],
@@ -223,12 +270,14 @@ static gqmm_status run_routing(const plan *m, gqmm_error *err)
                                   .k = s->width,
                                   .choice = t,
                                   .ticket = c->ticket};
+    if (gqmm_cuda_router_fits(&few) && m->few)
+        return gqmm_cuda_status(gqmm_cuda_route_one(&few, c->path, c->stream), "routing", err);
     if (gqmm_cuda_router_fits(&few))
         return gqmm_cuda_status(gqmm_cuda_route_few(&few, c->path, c->stream), "routing", err);
     gqmm_status st = gqmm_cuda_run_call(m->ctx, &m->router, err);
-    return st != GQMM_OK ? st
-                         : gqmm_cuda_status(gqmm_cuda_choose(&t, c->path, c->stream),
-                                            "choosing experts", err);
+    return st != GQMM_OK || m->few ? st
+                                   : gqmm_cuda_status(gqmm_cuda_choose(&t, c->path, c->stream),
+                                                      "choosing experts", err);
 }
 
 static gqmm_status run_all(const plan *m, gqmm_error *err)
@@ -242,6 +291,8 @@ static gqmm_status run_all(const plan *m, gqmm_error *err)
         st = run_ffn(m, &m->shared, &s->shared, err);
     if (st == GQMM_OK && s->d.router)
         st = run_routing(m, err);
+    if (st == GQMM_OK && m->few)
+        return run_few(m, err);
     if (st == GQMM_OK)
         st = run_ffn(m, &m->routed, &s->routed, err);
     if (st != GQMM_OK)
@@ -303,6 +354,7 @@ gqmm_status gqmm_moe_on_cuda(gqmm_context *ctx, const gqmm_moe_state *s, bool ru
     }
     const gqmm_cuda_sum few = sum_of(&m);
     m.summed = s->d.x_type == GQMM_BF16 && m.routed.down.family->sum_fits(&few);
+    m.few = few_fits(&m);
     st = gqmm_lay_out(ctx, take_all, &m, run, s->d.workspace, s->d.workspace_bytes, bytes, err);
     if (st != GQMM_OK || !run || s->n_tokens == 0 || (st = check_pointers(&s->d, err)) != GQMM_OK)
         return st;
