@@ -186,6 +186,7 @@ sanitize() {
         racecheck) sanitized racecheck.route "$tool" "$bin/test_route" race ;;
         *)
             sanitized "$tool.route" "$tool" "$bin/test_route" small
+            sanitized "$tool.router" "$tool" "$bin/test_router" small
             sanitized "$tool.round" "$tool" "$bin/test_round" small
             sanitized "$tool.graph" "$tool" "$bin/test_graph" --quick
             ;;

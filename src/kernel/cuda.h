@@ -111,6 +111,7 @@ typedef struct gqmm_cuda_topk {
     int64_t n_tokens;
     int32_t n_experts, n_slots, scoring, renormalize;
     float routed_scale;
+    int32_t n_parts; /* of logits, to be added up; 0 is 1; more: up to 32 slots, 1024 experts */
 } gqmm_cuda_topk;
 
 /* A mixture for one bf16 token in two launches, see mixture.cuh: gate and up with SwiGLU into h
@@ -190,20 +191,20 @@ int gqmm_cuda_sort(const gqmm_cuda_product *p, void *scratch, int path, gqmm_str
 
 int gqmm_cuda_choose(const gqmm_cuda_topk *t, int path, gqmm_stream s);
 
-/* Few tokens and a router of f32, f16 or bf16 rows: logits and choice in one launch. */
+/* Logits by a router of f32, f16 or bf16 rows, in parts to be added up, each of a stretch of K. */
+enum { GQMM_CUDA_ROUTER_TOKENS = 256 };
 typedef struct gqmm_cuda_router {
     const uint8_t *w;
     int64_t w_row; /* bytes */
     int32_t w_type, x_type;
     const void *x;
     int64_t x_row, k;
-    gqmm_cuda_topk choice; /* its logits are written */
-    uint32_t *ticket;      /* device memory, 0 between launches of one stream */
+    gqmm_cuda_topk choice; /* its logits [parts, n_tokens, n_experts] are written */
+    int32_t parts;
 } gqmm_cuda_router;
+int32_t gqmm_cuda_router_parts(int64_t n_tokens, int32_t n_experts, int64_t k);
 bool gqmm_cuda_router_fits(const gqmm_cuda_router *r);
 int gqmm_cuda_route_few(const gqmm_cuda_router *r, int path, gqmm_stream s);
-/* The logits alone, of one token. */
-int gqmm_cuda_route_one(const gqmm_cuda_router *r, int path, gqmm_stream s);
 
 /* y[t] = sum over s of weights[t, s] * pairs[t * S + s] in slot order (slots with a bad id or -1
  * are left out), then + factor[t] * shared[t]; fp32, one rounding. */

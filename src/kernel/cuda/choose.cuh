@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The experts of a token and their weights, from its logits: op/route.c with a warp for each token.
 //
-// A score becomes an integer of the same order, larger for better, so that the warp's best is one
-// instruction away. A lane holds neighbouring experts; as the lowest lane wins among equals, and in
-// it the first, ties go to the lower id.
+// A score becomes an integer of the same order, larger for better.
 #ifndef GQMM_KERNEL_CUDA_CHOOSE_CUH
 #define GQMM_KERNEL_CUDA_CHOOSE_CUH
 
@@ -36,42 +34,8 @@ __device__ __forceinline__ uint32_t key_of(const gqmm_cuda_topk &t, const float 
     return key_of_score(s);
 }
 
-// Experts lane * KEYS + j, their keys in registers; a chosen one's becomes 0.
-template <int KEYS> struct held_keys {
-    uint32_t key[KEYS];
-
-    __device__ __forceinline__ void load(const gqmm_cuda_topk &t, const float *logits)
-    {
-        const int e0 = (int)threadIdx.x % 32 * KEYS;
-#pragma unroll
-        for (int j = 0; j < KEYS; j++)
-            key[j] = e0 + j < t.n_experts ? key_of(t, logits, e0 + j) : 0;
-    }
-
-    // The best expert that is left, on all lanes; -1 if none is.
-    __device__ __forceinline__ int take(const gqmm_cuda_topk &, const float *)
-    {
-        constexpr int CHAINS = KEYS < 4 ? KEYS : 4;
-        uint32_t best[4] = {0, 0, 0, 0};
-#pragma unroll
-        for (int j = 0; j < KEYS; j++)
-            best[j % CHAINS] = max(best[j % CHAINS], key[j]);
-        best[0] = max(max(best[0], best[1]), max(best[2], best[3]));
-        const uint32_t most = __reduce_max_sync(~0u, best[0]);
-        const int lane = __ffs((int)__ballot_sync(~0u, best[0] == most)) - 1;
-        int at = 0;
-#pragma unroll
-        for (int j = KEYS - 1; j >= 0; j--)
-            at = key[j] == most ? j : at;
-        const bool mine = (int)threadIdx.x % 32 == lane;
-#pragma unroll
-        for (int j = 0; j < KEYS; j++)
-            key[j] = mine && j == at ? 0 : key[j];
-        return most == 0 ? -1 : __shfl_sync(~0u, lane * KEYS + at, lane);
-    }
-};
-
-// Any number of experts: each choice looks at all of them for the best behind the last choice.
+// Any number of experts and slots: each choice looks at all experts for the best behind the last
+// choice.
 struct sought_keys {
     uint32_t key;
     int id;
@@ -152,12 +116,12 @@ __device__ __forceinline__ void weigh(const gqmm_cuda_topk &t, const float *logi
 }
 
 // The experts of one token, by one warp.
-template <class K> __device__ __forceinline__ void choose(const gqmm_cuda_topk &t, int64_t token)
+__device__ __forceinline__ void choose(const gqmm_cuda_topk &t, int64_t token)
 {
     const int lane = (int)threadIdx.x % 32;
     const float *logits = t.logits + token * t.n_experts;
     int32_t *ids = t.ids + token * t.n_slots;
-    K keys;
+    sought_keys keys;
     int own = -1;
     keys.load(t, logits);
     for (int s = 0; s < t.n_slots; s++) {

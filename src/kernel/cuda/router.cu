@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Router and choice for a few tokens in one launch: a warp for each expert's logit, with its row
-// under way before the activations are there; the block that ends last chooses.
+// The logits of up to 256 tokens, with rows of the router under way before the activations are
+// there.
 #include "kernel/cuda/activations.cuh"
 #include "kernel/cuda/choose.cuh"
 #include "kernel/cuda/launch.cuh"
@@ -11,7 +11,7 @@ namespace gqmm
 namespace
 {
 
-constexpr int WARPS = 8, MOST_TOKENS = 8, CHUNK = 32 * 8;
+constexpr int CHUNK = 32 * 8; // numbers of a warp
 
 // Eight numbers as they lie in memory.
 template <int TYPE> struct raw_8 {
@@ -45,68 +45,6 @@ template <int TYPE> struct raw_8 {
         }
     }
 };
-
-template <int W, int X, int TOKENS>
-__global__ void __launch_bounds__(WARPS * 32) router_kernel(gqmm_cuda_router r)
-{
-    constexpr int AHEAD = W == GQMM_F32 ? 4 : 8; // chunks of a row that are under way
-    __shared__ bool last;
-    const gqmm_cuda_topk &t = r.choice;
-    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    const int expert = (int)blockIdx.x * WARPS + warp;
-    const uint8_t *row = r.w + (expert < t.n_experts ? expert : 0) * r.w_row;
-    raw_8<W> w[AHEAD];
-    float acc[TOKENS] = {};
-
-#pragma unroll
-    for (int i = 0; i < AHEAD; i++)
-        w[i].load(row, i * CHUNK + lane * 8, r.k);
-    wait_for_previous();
-    let_next_start();
-    for (int64_t k0 = 0; k0 < r.k; k0 += AHEAD * CHUNK) {
-#pragma unroll
-        for (int token = 0; token < TOKENS; token++) {
-            const uint8_t *x_row =
-                (const uint8_t *)r.x + (token < t.n_tokens ? token : 0) * r.x_row * bytes_of(X);
-            raw_8<X> x[AHEAD];
-#pragma unroll
-            for (int i = 0; i < AHEAD; i++)
-                x[i].load(x_row, k0 + i * CHUNK + lane * 8, r.k);
-#pragma unroll
-            for (int i = 0; i < AHEAD; i++) {
-                float a[8], b[8];
-                w[i].numbers(a);
-                x[i].numbers(b);
-#pragma unroll
-                for (int j = 0; j < 8; j++)
-                    acc[token] = fmaf(a[j], b[j], acc[token]);
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++)
-            w[i].load(row, k0 + (AHEAD + i) * CHUNK + lane * 8, r.k);
-    }
-#pragma unroll
-    for (int token = 0; token < TOKENS; token++) {
-        const float v = warp_sum(acc[token]);
-        if (lane == 0 && token < t.n_tokens && expert < t.n_experts)
-            t.logits[(int64_t)token * t.n_experts + expert] = v;
-    }
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0)
-        last = atomicInc(r.ticket, gridDim.x - 1) == gridDim.x - 1;
-    __syncthreads();
-    if (!last || warp >= t.n_tokens)
-        return;
-    __threadfence();
-    if (t.n_experts <= 128)
-        choose<held_keys<4>>(t, warp);
-    else if (t.n_experts <= 256)
-        choose<held_keys<8>>(t, warp);
-    else
-        choose<held_keys<16>>(t, warp);
-}
 
 // The logits of one token: four warps share a row, so that little is left to do when x is there.
 constexpr int ONE_WARPS = 4, ONE_CHUNK = ONE_WARPS * CHUNK;
@@ -160,21 +98,111 @@ template <int W> int launch_one(const gqmm_cuda_router &r, int path, gqmm_stream
     return launch(kernel, dim3((unsigned)r.choice.n_experts), dim3(ONE_WARPS * 32), 0, s, path, r);
 }
 
-template <int W, int X> int launch_tokens(const gqmm_cuda_router &r, int path, gqmm_stream s)
+// Eight numbers as pairs of bf16 whose parts add up to them.
+template <int TYPE>
+__device__ __forceinline__ void split_8(uint32_t (&to)[parts_of(TYPE)][4], const raw_8<TYPE> &from)
 {
-    const dim3 grid((unsigned)((r.choice.n_experts + WARPS - 1) / WARPS)), block(WARPS * 32);
-    const int64_t tokens = r.choice.n_tokens;
-    return tokens == 1   ? launch(router_kernel<W, X, 1>, grid, block, 0, s, path, r)
-           : tokens == 2 ? launch(router_kernel<W, X, 2>, grid, block, 0, s, path, r)
-           : tokens <= 4 ? launch(router_kernel<W, X, 4>, grid, block, 0, s, path, r)
-                         : launch(router_kernel<W, X, 8>, grid, block, 0, s, path, r);
+    if (TYPE == GQMM_BF16) {
+        to[0][0] = from.v[0].x;
+        to[0][1] = from.v[0].y;
+        to[0][2] = from.v[0].z;
+        to[0][3] = from.v[0].w;
+        return;
+    }
+    float f[8];
+    from.numbers(f);
+#pragma unroll
+    for (int part = 0; part < parts_of(TYPE); part++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint32_t low = next_part(f[2 * i]), high = next_part(f[2 * i + 1]);
+            to[part][i] = low | high << 16;
+        }
 }
 
-template <int W> int launch_types(const gqmm_cuda_router &r, int path, gqmm_stream s)
+// A block: 16 experts, TOKENS_A_BLOCK tokens and a part of K; a warp: TILES of 8 tokens. As both
+// sides come in the same order, a lane's eight neighbours along K are the pairs of two
+// instructions.
+constexpr int TILE_WARPS = 4, TILES = 2, TOKENS_A_BLOCK = TILE_WARPS * TILES * 8;
+
+template <int W, int X>
+__global__ void __launch_bounds__(TILE_WARPS * 32)
+    router_tiles_kernel(gqmm_cuda_router r, int part_columns)
 {
-    return r.x_type == GQMM_F32   ? launch_tokens<W, GQMM_F32>(r, path, s)
-           : r.x_type == GQMM_F16 ? launch_tokens<W, GQMM_F16>(r, path, s)
-                                  : launch_tokens<W, GQMM_BF16>(r, path, s);
+    constexpr int PIECES = W == GQMM_F32 || X == GQMM_F32 ? 2 : 8; // of 32 along K at a time
+    const int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int expert = (int)blockIdx.x * 16 + g;
+    const int64_t token = (int64_t)blockIdx.z * TOKENS_A_BLOCK + threadIdx.x / 32 * TILES * 8 + g;
+    const int64_t begin = (int64_t)blockIdx.y * part_columns;
+    const int64_t end = begin + part_columns < r.k ? begin + part_columns : r.k;
+    raw_8<W> w[PIECES][2];
+    float acc[TILES][4] = {};
+    const auto load = [&](int64_t k0) {
+#pragma unroll
+        for (int i = 0; i < PIECES; i++)
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+                w[i][h].load(r.w + (expert + 8 * h < r.choice.n_experts ? expert + 8 * h : 0) *
+                                       r.w_row,
+                             k0 + i * 32 + t * 8, end);
+    };
+    load(begin);
+    let_next_start(); // who follows waits before it reads anything
+    wait_for_previous();
+    for (int64_t k0 = begin; k0 < end; k0 += PIECES * 32) {
+        raw_8<X> x[TILES][PIECES];
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+            for (int i = 0; i < PIECES; i++)
+                x[tile][i].load((const uint8_t *)r.x +
+                                    (token + tile * 8 < r.choice.n_tokens ? token + tile * 8 : 0) *
+                                        r.x_row * bytes_of(X),
+                                k0 + i * 32 + t * 8, end);
+#pragma unroll
+        for (int i = 0; i < PIECES; i++) {
+            uint32_t a[2][parts_of(W)][4];
+            split_8<W>(a[0], w[i][0]);
+            split_8<W>(a[1], w[i][1]);
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++) {
+                uint32_t b[parts_of(X)][4];
+                split_8<X>(b, x[tile][i]);
+#pragma unroll
+                for (int p = 0; p < parts_of(W); p++)
+#pragma unroll
+                    for (int q = 0; q < parts_of(X); q++)
+#pragma unroll
+                        for (int j = 0; j < 4; j += 2)
+                            mma(acc[tile], a[0][p][j], a[1][p][j], a[0][p][j + 1], a[1][p][j + 1],
+                                b[q][j], b[q][j + 1]);
+            }
+        }
+        if (k0 + PIECES * 32 < end)
+            load(k0 + PIECES * 32);
+    }
+    float *to = r.choice.logits + blockIdx.y * r.choice.n_tokens * r.choice.n_experts;
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int64_t row = token - g + tile * 8 + 2 * t + i % 2;
+            const int e = expert + i / 2 * 8;
+            if (row < r.choice.n_tokens && e < r.choice.n_experts)
+                to[row * r.choice.n_experts + e] = acc[tile][i];
+        }
+}
+
+template <int W> int launch_tiles(const gqmm_cuda_router &r, int path, gqmm_stream s)
+{
+    const int64_t columns = (r.k + r.parts - 1) / r.parts;
+    const dim3 grid((unsigned)((r.choice.n_experts + 15) / 16), (unsigned)r.parts,
+                    (unsigned)((r.choice.n_tokens + TOKENS_A_BLOCK - 1) / TOKENS_A_BLOCK));
+    auto *kernel = r.x_type == GQMM_F32   ? router_tiles_kernel<W, GQMM_F32>
+                   : r.x_type == GQMM_F16 ? router_tiles_kernel<W, GQMM_F16>
+                                          : router_tiles_kernel<W, GQMM_BF16>;
+    return launch(kernel, grid, dim3(TILE_WARPS * 32), 0, s, path, r,
+                  (int)((columns + 31) / 32 * 32));
 }
 
 } // namespace
@@ -182,26 +210,30 @@ template <int W> int launch_types(const gqmm_cuda_router &r, int path, gqmm_stre
 
 using namespace gqmm;
 
+int32_t gqmm_cuda_router_parts(int64_t n_tokens, int32_t n_experts, int64_t k)
+{
+    const int64_t tiles =
+        (n_experts + 15) / 16 * ((n_tokens + TOKENS_A_BLOCK - 1) / TOKENS_A_BLOCK);
+    int32_t parts = n_tokens > 1 ? 8 : 1;
+    while (parts > 1 && (tiles * parts > 192 || k < parts * 128))
+        parts /= 2;
+    return parts;
+}
+
 bool gqmm_cuda_router_fits(const gqmm_cuda_router *r)
 {
-    return r->w_type >= 0 && r->choice.n_tokens <= MOST_TOKENS && r->choice.n_experts <= 512 &&
-           r->k % 8 == 0 && (uintptr_t)r->w % 16 == 0 && r->w_row % 16 == 0 &&
-           (uintptr_t)r->x % 16 == 0 && r->x_row * bytes_of(r->x_type) % 16 == 0;
+    return r->w_type >= 0 && r->choice.n_tokens <= GQMM_CUDA_ROUTER_TOKENS && r->k % 8 == 0 &&
+           (uintptr_t)r->w % 16 == 0 && r->w_row % 16 == 0 && (uintptr_t)r->x % 16 == 0 &&
+           r->x_row * bytes_of(r->x_type) % 16 == 0;
 }
 
 int gqmm_cuda_route_few(const gqmm_cuda_router *r, int path, gqmm_stream s)
 {
-    gqmm_cuda_router given = *r;
-    if (given.choice.routed_scale == 0.0f)
-        given.choice.routed_scale = 1.0f;
-    return r->w_type == GQMM_F32   ? launch_types<GQMM_F32>(given, path, s)
-           : r->w_type == GQMM_F16 ? launch_types<GQMM_F16>(given, path, s)
-                                   : launch_types<GQMM_BF16>(given, path, s);
-}
-
-int gqmm_cuda_route_one(const gqmm_cuda_router *r, int path, gqmm_stream s)
-{
-    return r->w_type == GQMM_F32   ? launch_one<GQMM_F32>(*r, path, s)
-           : r->w_type == GQMM_F16 ? launch_one<GQMM_F16>(*r, path, s)
-                                   : launch_one<GQMM_BF16>(*r, path, s);
+    if (r->choice.n_tokens == 1)
+        return r->w_type == GQMM_F32   ? launch_one<GQMM_F32>(*r, path, s)
+               : r->w_type == GQMM_F16 ? launch_one<GQMM_F16>(*r, path, s)
+                                       : launch_one<GQMM_BF16>(*r, path, s);
+    return r->w_type == GQMM_F32   ? launch_tiles<GQMM_F32>(*r, path, s)
+           : r->w_type == GQMM_F16 ? launch_tiles<GQMM_F16>(*r, path, s)
+                                   : launch_tiles<GQMM_BF16>(*r, path, s);
 }

@@ -105,20 +105,6 @@ static gqmm_status choose_path(gqmm_context *ctx, const struct cudaDeviceProp *d
     return GQMM_OK;
 }
 
-/* Zeroes device memory without the default stream, which a capture may forbid. */
-static gqmm_status clear(void *memory, size_t bytes, gqmm_error *err)
-{
-    cudaStream_t own = NULL;
-    cudaError_t e = cudaStreamCreateWithFlags(&own, cudaStreamNonBlocking);
-    if (e == cudaSuccess)
-        e = cudaMemsetAsync(memory, 0, bytes, own);
-    if (e == cudaSuccess)
-        e = cudaStreamSynchronize(own);
-    if (own)
-        cudaStreamDestroy(own);
-    return gqmm_cuda_status(e, "clearing memory of a context", err);
-}
-
 static gqmm_status open_parts(gqmm_context *ctx, int32_t index, const char *isa, void *stream,
                               gqmm_error *err)
 {
@@ -134,10 +120,6 @@ static gqmm_status open_parts(gqmm_context *ctx, int32_t index, const char *isa,
         return st;
     s->fault = word;
     *s->fault = 0;
-    if ((st = gqmm_cuda_status(cudaMalloc((void **)&s->ticket, sizeof *s->ticket),
-                               "memory for a context", err)) != GQMM_OK ||
-        (st = clear(s->ticket, sizeof *s->ticket, err)) != GQMM_OK)
-        return st;
     s->stream = stream;
     if (!stream) {
         st = gqmm_cuda_status(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking),
@@ -167,7 +149,6 @@ static void close_device(gqmm_context *ctx)
         cudaStreamSynchronize(s->stream);
     if (s->own_stream)
         cudaStreamDestroy(s->stream);
-    cudaFree(s->ticket);
     cudaFreeHost(s->fault);
     cudaThreadExchangeStreamCaptureMode(&mode);
     leave(ctx, was);

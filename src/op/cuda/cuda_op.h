@@ -9,9 +9,8 @@
 typedef struct gqmm_cuda_state {
     gqmm_stream stream;
     bool own_stream;
-    int32_t path;     /* GQMM_CUDA_SM80 or SM90 */
-    uint32_t *fault;  /* host memory that the device writes to */
-    uint32_t *ticket; /* device memory, for launches whose last block goes on */
+    int32_t path;    /* GQMM_CUDA_SM80 or SM90 */
+    uint32_t *fault; /* host memory that the device writes to */
 } gqmm_cuda_state;
 
 static inline gqmm_cuda_state *gqmm_cuda_of(const gqmm_context *ctx)

@@ -146,12 +146,23 @@ static void take_ffn(plan *m, ffn *f, const gqmm_ffn *w, gqmm_layout *l)
     f->down.p.y = f->y;
 }
 
+/* Parts of the logits that a router of few tokens makes; 0: choosing does not add up so many. */
+static int32_t router_parts(const gqmm_moe_state *s)
+{
+    return s->d.router && s->n_slots <= 32 && s->n_experts <= 1024 &&
+                   s->n_tokens <= GQMM_CUDA_ROUTER_TOKENS
+               ? gqmm_cuda_router_parts(s->n_tokens, (int32_t)s->n_experts, s->width)
+               : 0;
+}
+
 static void take_all(void *arg, gqmm_layout *l)
 {
     plan *m = arg;
     const gqmm_moe_state *s = m->s;
     int64_t logits = 0;
     l->overflow = l->overflow || !gqmm_mul(&logits, s->d.router ? s->n_tokens : 0, s->n_experts);
+    l->overflow =
+        l->overflow || !gqmm_mul(&logits, logits, router_parts(s) > 1 ? router_parts(s) : 1);
     m->logits = gqmm_take(l, logits, sizeof *m->logits);
     m->dot = gqmm_take(l, s->d.shared_scale ? s->n_tokens : 0, sizeof *m->dot);
     m->ids = gqmm_take(l, s->n_pairs, sizeof *m->ids);
@@ -259,7 +270,7 @@ static gqmm_status run_routing(const plan *m, gqmm_error *err)
 {
     const gqmm_moe_state *s = m->s;
     const gqmm_cuda_state *c = gqmm_cuda_of(m->ctx);
-    const gqmm_cuda_topk t = choice_of(m);
+    gqmm_cuda_topk t = choice_of(m);
     const gqmm_weights *w = s->d.router;
     const gqmm_cuda_router few = {.w = w->plane[0],
                                   .w_row = w->row_stride[0],
@@ -269,12 +280,14 @@ static gqmm_status run_routing(const plan *m, gqmm_error *err)
                                   .x_type = s->d.x_type,
                                   .k = s->width,
                                   .choice = t,
-                                  .ticket = c->ticket};
-    if (gqmm_cuda_router_fits(&few) && m->few)
-        return gqmm_cuda_status(gqmm_cuda_route_one(&few, c->path, c->stream), "routing", err);
-    if (gqmm_cuda_router_fits(&few))
-        return gqmm_cuda_status(gqmm_cuda_route_few(&few, c->path, c->stream), "routing", err);
-    gqmm_status st = gqmm_cuda_run_call(m->ctx, &m->router, err);
+                                  .parts = router_parts(s)};
+    gqmm_status st;
+    if (few.parts > 0 && gqmm_cuda_router_fits(&few)) {
+        t.n_parts = few.parts;
+        st = gqmm_cuda_status(gqmm_cuda_route_few(&few, c->path, c->stream), "routing", err);
+    } else {
+        st = gqmm_cuda_run_call(m->ctx, &m->router, err);
+    }
     return st != GQMM_OK || m->few ? st
                                    : gqmm_cuda_status(gqmm_cuda_choose(&t, c->path, c->stream),
                                                       "choosing experts", err);
