@@ -290,7 +290,9 @@ __device__ __forceinline__ void load_part(uint32_t to, const uint8_t *from, cons
 }
 
 // The warps take turns, a stage each: a warp waits for its own copies and shows them to wgmma
-// before it says that they are there, so that consumers need no fence.
+// before it says that they are there, so that consumers need no fence. No more warps than stages: a
+// barrier tells only the last two laps apart, and a warp whose turns are further apart than the
+// ring is long could take a stage of two laps ago, not yet read, for one that is free.
 template <class D, class S>
 __device__ __forceinline__ void load_columns(const wide_args &a, const block_memory &mem, int id)
 {
@@ -299,7 +301,9 @@ __device__ __forceinline__ void load_columns(const wide_args &a, const block_mem
     const int stages = (int)((a.p.k + D::step - 1) / D::step) * (D::step / 64 / S::SUBS);
     const int lane = id & 31;
     ring to = {0, 1}, infos = {0, 1};
-    int turn = id >> 5; // 0: the next stage is this warp's
+    const int takers = WARPS < a.column_stages ? WARPS : a.column_stages;
+    const bool takes = id >> 5 < takers;
+    int turn = id >> 5; // 0: the next stage is this warp's, if it takes any
     item_walk item(a), ahead = item;
     coming_tile<S> now, next;
     now.tile = tile_of(a, item.tile, tiles);
@@ -319,7 +323,7 @@ __device__ __forceinline__ void load_columns(const wide_args &a, const block_mem
         if (tile.expert < 0)
             continue;
         for (int i = 0; i < stages; i++) {
-            if (turn == 0) {
+            if (takes && turn == 0) {
                 const uint32_t stage = mem.columns + to.stage * S::COLUMN_BYTES;
                 barrier_wait_lazily(mem.empty(1, to.stage), to.parity);
 #pragma unroll
@@ -334,7 +338,7 @@ __device__ __forceinline__ void load_columns(const wide_args &a, const block_mem
                 if (lane == 0)
                     barrier_arrive(mem.full(1, to.stage));
             }
-            turn = turn == 0 ? WARPS - 1 : turn - 1;
+            turn = turn == 0 ? takers - 1 : turn - 1;
             to.next(a.column_stages);
         }
     }
