@@ -38,6 +38,11 @@ log=$out/log.txt
 failed=0
 export LD_LIBRARY_PATH=$bin/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} # of a pack
 
+# Nothing runs on when this script is ended; see run_one.
+# shellcheck disable=SC2046  # a list of numbers
+trap 'kill $(jobs -p) 2>/dev/null' EXIT
+trap 'exit 143' TERM INT
+
 say() {
     echo "$*" | tee -a "$log"
 }
@@ -110,7 +115,9 @@ unpack() {
 run_one() {
     local file=$1 status=0 begin=$SECONDS
     shift
-    timeout "$limit" "$@" >"$file" 2>&1 || status=$?
+    timeout "$limit" "$@" >"$file" 2>&1 &
+    trap 'kill %1; exit 143' TERM # timeout leaves the process group, and this one's signals
+    wait $! || status=$?
     [ $status -eq 0 ] || echo "FAIL ${file##*/}: ended with status $status" >>"$file"
     echo "${file##*/}: $((SECONDS - begin)) s" >>"$file"
 }
