@@ -24,6 +24,7 @@ extern "C" {
 #include "kernel/cuda/decode_k_quants.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
 #include "kernel/cuda/product.cuh"
+#include "wide_plans.h"
 
 using namespace gqmm;
 
@@ -406,6 +407,7 @@ struct family_checks {
     const char *name;
     bool (*constants)(const gqmm_format_info *, const format_args &);
     bool (*plans)(void);
+    bool (*wide_plans)(const gqmm_format_info *, bool (*)(const char *, ...));
     bool (*host[2])(const gqmm_format_info *, const guarded *);
     bool (*device[2])(const gqmm_format_info *, const guarded *, const device_memory &);
 };
@@ -415,6 +417,7 @@ struct family_checks {
     {#name, \
      check_constants<dec_##name>, \
      check_plans<dec_##name>, \
+     check_wide_plans<dec_##name, wide>, \
      {check_host<dec_##name, false>, check_host<dec_##name, true>}, \
      {check_device<dec_##name, false>, check_device<dec_##name, true>}},
 static const family_checks families[] = {
@@ -446,7 +449,8 @@ int main(void)
             continue;
         }
         report("host ", f->pub.name,
-               c->constants(f, args) && c->plans() && c->host[0](f, pages) && c->host[1](f, pages));
+               c->constants(f, args) && c->plans() && c->wide_plans(f, fail) &&
+                   c->host[0](f, pages) && c->host[1](f, pages));
         if (device)
             report("device ", f->pub.name,
                    c->device[0](f, pages, memory) && c->device[1](f, pages, memory));

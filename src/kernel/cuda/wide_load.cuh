@@ -68,6 +68,7 @@ struct wide_args {
     int64_t x_row, x_mat;
     int row_blocks;
     int weight_stages, column_stages, stage_bytes;
+    int column_turns; // loader warps that take turns at the ring of columns
     int plane_at[3], plane_chunks[3], plane_bytes[3]; // in a stage, of a row of a step
     int scales_at, infos_at;                          // in shared memory
     int shared_bytes;
@@ -290,19 +291,15 @@ __device__ __forceinline__ void load_part(uint32_t to, const uint8_t *from, cons
 }
 
 // The warps take turns, a stage each: a warp waits for its own copies and shows them to wgmma
-// before it says that they are there, so that consumers need no fence. No more warps than stages: a
-// barrier tells only the last two laps apart, and a warp whose turns are further apart than the
-// ring is long could take a stage of two laps ago, not yet read, for one that is free.
+// before it says that they are there, so that consumers need no fence.
 template <class D, class S>
 __device__ __forceinline__ void load_columns(const wide_args &a, const block_memory &mem, int id)
 {
-    constexpr int WARPS = COLUMN_LOADERS / 32;
     const int tiles = *a.p.list.n_tiles;
     const int stages = (int)((a.p.k + D::step - 1) / D::step) * (D::step / 64 / S::SUBS);
     const int lane = id & 31;
     ring to = {0, 1}, infos = {0, 1};
-    const int takers = WARPS < a.column_stages ? WARPS : a.column_stages;
-    const bool takes = id >> 5 < takers;
+    const bool takes = id >> 5 < a.column_turns;
     int turn = id >> 5; // 0: the next stage is this warp's, if it takes any
     item_walk item(a), ahead = item;
     coming_tile<S> now, next;
@@ -338,7 +335,7 @@ __device__ __forceinline__ void load_columns(const wide_args &a, const block_mem
                 if (lane == 0)
                     barrier_arrive(mem.full(1, to.stage));
             }
-            turn = turn == 0 ? takers - 1 : turn - 1;
+            turn = turn == 0 ? a.column_turns - 1 : turn - 1;
             to.next(a.column_stages);
         }
     }

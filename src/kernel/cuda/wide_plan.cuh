@@ -97,6 +97,10 @@ bool plan(wide_args *a, const gqmm_cuda_product *p, const void *x, int64_t x_row
     }
     a->weight_stages = w;
     a->column_stages = c;
+    // No more warps than stages: a barrier tells only the last two laps apart, and a warp whose
+    // turns are further apart than the ring is long could take a stage of two laps ago, not yet
+    // read, for one that is free.
+    a->column_turns = c < COLUMN_LOADERS / 32 ? c : COLUMN_LOADERS / 32;
     a->scales_at = c * column_bytes + w * a->stage_bytes;
     a->infos_at = a->scales_at + scales;
     a->shared_bytes = a->infos_at + info_bytes<S>();
