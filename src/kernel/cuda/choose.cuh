@@ -5,18 +5,13 @@
 #ifndef GQMM_KERNEL_CUDA_CHOOSE_CUH
 #define GQMM_KERNEL_CUDA_CHOOSE_CUH
 
-#include "kernel/cuda.h"
+#include "kernel/cuda/epilogue.cuh"
 
 #include <math.h>
 #include <stdint.h>
 
 namespace gqmm
 {
-
-__device__ __forceinline__ float sigmoid(float x)
-{
-    return 1.0f / (1.0f + expf(-x));
-}
 
 // Order of scores as that of integers; NaN counts as -infinity, -0 as 0. Never 0, which is no
 // score.

@@ -2,6 +2,7 @@
 // The sum of a token's experts: rows of pairs times weights, in slot order and fp32, without fused
 // multiply-adds, so that the bits are those of the CPU for equal inputs.
 #include "base/num.h"
+#include "kernel/cuda/epilogue.cuh"
 #include "kernel/cuda/launch.cuh"
 #include "kernel/cuda/mma.cuh"
 
@@ -92,7 +93,7 @@ __global__ void __launch_bounds__(MOST_THREADS, SLOTS == 4 ? 6 : 2)
                     sum[j] = __fadd_rn(sum[j], __fmul_rn(weight[i], element<PAIRS, N>(v[i], j)));
     }
     if (c.shared) {
-        const float factor = c.shared_dot ? 1.0f / (1.0f + expf(-c.shared_dot[token])) : 1.0f;
+        const float factor = shared_factor(c.shared_dot, token);
 #pragma unroll
         for (int j = 0; j < N; j++)
             sum[j] = __fadd_rn(sum[j], __fmul_rn(factor, element<PAIRS, N>(shared, j)));

@@ -10,6 +10,22 @@
 namespace gqmm
 {
 
+// What the present device has of something; `otherwise` where there is none.
+inline int device_has(cudaDeviceAttr what, int otherwise)
+{
+    int device = 0, n = 0;
+    if (cudaGetDevice(&device) == cudaSuccess &&
+        cudaDeviceGetAttribute(&n, what, device) == cudaSuccess)
+        return n;
+    (void)cudaGetLastError();
+    return otherwise;
+}
+
+inline int multiprocessors()
+{
+    return device_has(cudaDevAttrMultiProcessorCount, 132);
+}
+
 // Lets a kernel have more than the 48 KB of dynamic shared memory that need no asking. It asks for
 // all that there is and so always for the same, as other threads may launch the kernel meanwhile.
 // And a multiprocessor that shares its memory out alike for all kernels can begin one while another

@@ -66,7 +66,7 @@ __device__ __forceinline__ void store_y(const gqmm_cuda_few &c, const float4 *su
     for (int w = 0; w < FEW_WARPS; w++)
         v += from[w * 128];
     if (c.shared) {
-        const float gate = c.shared_dot ? 1.0f / (1.0f + expf(-c.shared_dot[token])) : 1.0f;
+        const float gate = shared_factor(c.shared_dot, token);
         v += gate * c.shared[token * c.w.n_rows + row + out];
     }
     store_number(c.y, token * c.y_row + row + out, c.y_type, v);
@@ -213,22 +213,6 @@ __global__ void __launch_bounds__(FEW_THREADS, 2)
 }
 
 // ---------------------------------------------------------------- host
-
-// What the present device has of something; `otherwise` where there is none.
-inline int device_has(cudaDeviceAttr what, int otherwise)
-{
-    int device = 0, n = 0;
-    if (cudaGetDevice(&device) == cudaSuccess &&
-        cudaDeviceGetAttribute(&n, what, device) == cudaSuccess)
-        return n;
-    (void)cudaGetLastError();
-    return otherwise;
-}
-
-inline int multiprocessors()
-{
-    return device_has(cudaDevAttrMultiProcessorCount, 132);
-}
 
 // Up to four steps of a warp are under way, in up to 112 KB.
 template <class D> int few_stages(int64_t most)

@@ -16,6 +16,7 @@
 #define GQMM_KERNEL_CUDA_PRODUCT_CUH
 
 #include "kernel/cuda/columns.cuh"
+#include "kernel/cuda/epilogue.cuh"
 #include "kernel/cuda/launch.cuh"
 #include "kernel/cuda/multiply.cuh"
 #include "kernel/cuda/stage.cuh"
@@ -48,17 +49,6 @@ struct product_plan {
 template <class D, int NT> GQMM_HD constexpr int warp_bytes()
 {
     return stages<D>() * ROWS * row_pitch<D>() + scale_table<D, NT>::bytes;
-}
-
-__device__ __forceinline__ float silu(float v)
-{
-    return v / (1.0f + expf(-v));
-}
-
-// What the expert's scales are multiplied by.
-__device__ __forceinline__ float global_of(const gqmm_cuda_matrix &m, int expert)
-{
-    return m.global ? m.global[expert * m.global_stride] / 2688.0f : 1.0f;
 }
 
 // Column c, output n of the lane's sums to y.

@@ -2,6 +2,7 @@
 // SwiGLU on its own, for gates and ups that no single kernel reads.
 #include "kernel/cuda.h"
 #include "kernel/cuda/activations.cuh"
+#include "kernel/cuda/epilogue.cuh"
 #include "kernel/cuda/launch.cuh"
 #include "kernel/cuda/mma.cuh"
 
@@ -14,7 +15,7 @@ __global__ void silu_kernel(void *h, int h_type, const float *gate, const float 
     gqmm::let_next_start();
     const int64_t step = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step)
-        gqmm::store_number(h, i, h_type, gate[i] / (1.0f + expf(-gate[i])) * up[i]);
+        gqmm::store_number(h, i, h_type, gqmm::silu(gate[i]) * up[i]);
 }
 
 } // namespace

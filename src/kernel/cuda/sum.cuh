@@ -196,7 +196,7 @@ __global__ void __launch_bounds__(SUM_WARPS * 32)
     for (int w = 0; w < SUM_WARPS; w++)
         v += sums[w][e][from];
     if (c.shared) {
-        const float gate = c.shared_dot ? 1.0f / (1.0f + expf(-c.shared_dot[token])) : 1.0f;
+        const float gate = shared_factor(c.shared_dot, token);
         v += gate * c.shared[token * c.w.n_rows + row0 + out];
     }
     store_number(c.y, token * c.y_row + row0 + out, c.y_type, v);
@@ -217,11 +217,8 @@ template <class D> int sum(const gqmm_cuda_sum *c, int path, gqmm_stream s)
 
 template <class D> bool sum_fits(const gqmm_cuda_sum *c)
 {
-    int device = 0, most = 0; // dynamic and static, of which there are less than 15 KiB
-    if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
-            cudaSuccess)
-        return false;
+    // Dynamic and static, of which there are less than 15 KiB.
+    const int most = device_has(cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
     return c->n_tokens <= SUM_TOKENS && c->n_tokens * c->n_slots <= SUM_PAIRS &&
            c->w.n_cols % D::step == 0 && c->w.n_experts <= INT16_MAX &&
            sum_bytes<D>(c) + 15 * 1024 <= (size_t)most;

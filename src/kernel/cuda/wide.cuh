@@ -20,6 +20,7 @@
 #ifndef GQMM_KERNEL_CUDA_WIDE_CUH
 #define GQMM_KERNEL_CUDA_WIDE_CUH
 
+#include "kernel/cuda/epilogue.cuh"
 #include "kernel/cuda/wgmma.cuh"
 #include "kernel/cuda/wide_load.cuh"
 #include "kernel/cuda/wide_order.cuh"
@@ -235,19 +236,14 @@ __device__ __forceinline__ warp_rows<D, S> rows_of_warp(const wide_args &a, int 
     return rows;
 }
 
-__device__ __forceinline__ float factor_of(const gqmm_cuda_matrix &m, int expert)
-{
-    return m.global ? m.global[expert * m.global_stride] / 2688.0f : 1.0f;
-}
-
 // Global scales. Rows g of a fragment are of the first matrix, rows g + 8 of the second where there
 // are two.
 template <class S>
 __device__ __forceinline__ void apply_globals(float (&acc)[2][S::N / 2], const wide_args &a,
                                               int expert)
 {
-    const float w = factor_of(a.p.w, expert);
-    const float up = a.p.up.plane[0] ? factor_of(a.p.up, expert) : w;
+    const float w = global_of(a.p.w, expert);
+    const float up = a.p.up.plane[0] ? global_of(a.p.up, expert) : w;
 #pragma unroll
     for (int i = 0; i < S::N / 2; i++) {
         acc[0][i] *= i & 2 ? up : w;
@@ -334,11 +330,8 @@ int launch_tiles(const gqmm_cuda_product *p, const void *x, int64_t x_row, int64
     wide_args a = {};
     if (!plan<D, S>(&a, p, x, x_row, x_mat))
         return (int)cudaErrorInvalidValue;
-    int device = 0, processors = 132;
-    if (cudaGetDevice(&device) == cudaSuccess)
-        cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
     const int64_t items = (int64_t)p->list.most_tiles * a.row_blocks;
-    const int64_t blocks = (int64_t)processors * S::BLOCKS;
+    const int64_t blocks = (int64_t)multiprocessors() * S::BLOCKS;
     return launch(kernel<D, S>, dim3((unsigned)(items < blocks ? items : blocks)), dim3(THREADS),
                   a.shared_bytes, s, GQMM_CUDA_SM90, a);
 }
