@@ -78,23 +78,13 @@ class Ours:
         self.lib.typed("gqmm_session_logits", C.POINTER(C.c_float))
         self.error = gqmm_ctypes.STRUCTS["gqmm_error"]()
         self.file, self.ctx, self.model, self.session = (C.c_void_p() for _ in range(4))
-        desc = self.model_desc()
+        desc = gqmm_ctypes.STRUCTS["gqmm_model_desc"]()
         desc.struct_size, desc.precision = C.sizeof(desc), precision
         self.call("gqmm_file_open", str(MODEL).encode(), 0, None, C.byref(self.file))
         self.call("gqmm_context_create", None, C.byref(self.ctx))
         self.call("gqmm_model_create", self.ctx, self.file, C.byref(desc), C.byref(self.model))
         self.call("gqmm_session_create", self.model, C.c_int64(0), C.c_int64(0),
                   C.byref(self.session))
-
-    @staticmethod
-    def model_desc():
-        header = gqmm_ctypes.HEADER.with_name("gqmm-model.h")
-        text = gqmm_ctypes.strip_comments(header.read_text())
-        body = text.split("typedef struct gqmm_model_desc {")[1].split("}")[0]
-        fields = []
-        for declaration in filter(str.strip, body.split(";")):
-            fields += gqmm_ctypes.parse_field(" ".join(declaration.split()), {})
-        return type("gqmm_model_desc", (C.Structure,), {"_fields_": fields})()
 
     def call(self, name, *arguments):
         if getattr(self.lib.dll, name)(*arguments, C.byref(self.error)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""gqmm.h for ctypes: structs are read from the header itself, so they cannot drift from it.
+"""gqmm.h for ctypes: structs are read from the headers themselves, so they cannot drift from them.
 
     lib = Gqmm("build/libgqmm.so")
     d = lib.new("gqmm_quantize_desc", format=b"q4_k", n_rows=4, ...)
@@ -9,17 +9,13 @@ Array helpers at the bottom work on numpy arrays; bf16 travels as uint16.
 """
 
 import ctypes as C
-import re
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 
-HEADER = Path(__file__).resolve().parents[2] / "include" / "gqmm.h"
-SCALARS = {
-    "char": C.c_char, "float": C.c_float, "double": C.c_double, "size_t": C.c_size_t,
-    "int32_t": C.c_int32, "uint32_t": C.c_uint32, "int64_t": C.c_int64, "uint64_t": C.c_uint64,
-    "gqmm_status": C.c_int32,
-}
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "python" / "gqmm"
 F32, F16, BF16 = 0, 1, 2
 EXACT, INT8 = 0, 1
 
@@ -30,41 +26,16 @@ class GqmmError(RuntimeError):
         self.status = error.status
 
 
-def strip_comments(text):
-    text = re.sub(r"/\*.*?\*/", " ", text, flags=re.S)
-    return re.sub(r"^\s*#.*?(?<!\\)$", " ", text, flags=re.S | re.M)
+def parsed_structs():
+    """Name to ctypes.Structure class, for every struct that the headers define, by the Python
+    package's parser; the package itself would load the library."""
+    spec = importlib.util.spec_from_file_location("gqmm_header", PACKAGE / "_header.py")
+    parser = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(parser)
+    return parser.parse_structs(parser.headers(PACKAGE))
 
 
-def parse_field(text, structs):
-    """One declaration without its semicolon, as a list of (name, ctypes type)."""
-    if "(*" in text:
-        return [(re.search(r"\(\*(\w+)\)", text)[1], C.c_void_p)]
-    base, rest = re.match(r"(?:const\s+|struct\s+)*(\w+)\b\s*(?:const\b)?(.*)", text, re.S).groups()
-    fields = []
-    for item in rest.split(","):
-        stars, name, count = re.match(r"\s*(\**)\s*(\w+)\s*(?:\[(\w+)\])?\s*$", item).groups()
-        if stars:
-            kind = C.c_char_p if base == "char" else C.c_void_p
-        else:
-            kind = SCALARS.get(base) or structs[base]
-        fields.append((name, kind * int(count) if count else kind))
-    return fields
-
-
-def parse_structs(path=HEADER):
-    """Name to ctypes.Structure class, for every struct that the header defines."""
-    structs = {}
-    text = strip_comments(path.read_text())
-    for tag, body in re.findall(r"typedef struct (\w+) \{(.*?)\}\s*\w+;", text, re.S):
-        fields = []
-        for declaration in body.split(";"):
-            if declaration.strip():
-                fields += parse_field(" ".join(declaration.split()), structs)
-        structs[tag] = type(tag, (C.Structure,), {"_fields_": fields})
-    return structs
-
-
-STRUCTS = parse_structs()
+STRUCTS = parsed_structs()
 
 
 def address(value):
