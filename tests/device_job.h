@@ -17,6 +17,7 @@ typedef struct call_plan {
     bool odd;     /* strides with gaps, repeats and reversed rows */
     bool crooked; /* planes, x and y on odd addresses */
     bool nan;     /* one activation is NaN or infinite */
+    bool scaled;  /* rows of x differ by powers of two, 2^-100 to 2^100 */
 } call_plan;
 
 typedef struct job {
@@ -102,7 +103,8 @@ static bool make_xy(job *j)
         !span_make(&j->y, j->y_elems * ys, crooked ? ys * (1 + rnd_below(7)) : 0))
         return false;
     for (int64_t i = 0; i < j->x_elems; i++)
-        set_element(span_image(&j->x), j->g.x_type, i, rnd_gauss());
+        set_element(span_image(&j->x), j->g.x_type, i,
+                    ldexpf(rnd_gauss(), j->p->scaled ? (int)(i / j->k * 83 % 201) - 100 : 0));
     if (j->p->nan && j->x_elems)
         set_element(span_image(&j->x), j->g.x_type, rnd_below(j->x_elems),
                     rnd() & 1 ? NAN : -INFINITY);

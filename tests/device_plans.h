@@ -109,6 +109,36 @@ static bool pair_counts(const gqmm_format_info *f)
     return ok;
 }
 
+/* Few bf16 columns of whole row tiles: from one tile to more than the device has blocks, K from one
+ * step to more than the warps of a block. */
+static bool few_columns(const gqmm_format_info *f)
+{
+    static const call_plan plans[] = {
+        {.e = 1, .rows = 16, .cols = 256, .pairs = 1},
+        {.e = 3, .rows = 48, .cols = 512, .pairs = 9, .rhs = IDS_SKIP},
+        {.e = 5, .rows = 64, .cols = 2048, .pairs = 20, .scaled = true},
+        {.e = 5, .rows = 240, .cols = 512, .pairs = 29, .rhs = IDS_ONE},
+        {.e = 60, .rows = 128, .cols = 512, .pairs = 200, .rhs = IDS_SKIP},
+        {.e = 40, .rows = 528, .cols = 256, .pairs = 150, .nan = true},
+        {.e = 2, .rows = 512, .cols = 4096, .pairs = 5, .scaled = true},
+        {.e = 7, .rows = 272, .cols = 768, .pairs = 33, .nan = true},
+        {.e = 3, .rows = 1040, .cols = 1280, .pairs = 3, .m = 11},
+        {.e = 1, .rows = 4112, .cols = 2048, .m = 8, .dense = true, .scaled = true},
+        {.e = 2, .rows = 16, .cols = 6144, .m = 3, .dense = true},
+    };
+    bool ok = true;
+    for (int i = 0; ok && i < COUNT(plans); i++) {
+        call_plan p = plans[i];
+        p.transpose = 1;
+        p.x_type = GQMM_BF16;
+        p.y_type = i % 2 || p.scaled ? GQMM_F32 : GQMM_BF16;
+        p.n_x = p.dense ? 1 : p.pairs;
+        p.rhs = p.rhs ? p.rhs : IDS_RANDOM;
+        ok = try_call(f, &p);
+    }
+    return ok;
+}
+
 /* -1 is a zero row, any other bad id a zero row and an error that is told once. */
 static bool bad_ids(const gqmm_format_info *f)
 {

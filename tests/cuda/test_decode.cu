@@ -18,6 +18,7 @@
 extern "C" {
 #include "format/format.h"
 }
+#include "direct_plans.h"
 #include "kernel/cuda.h"
 #include "kernel/cuda/decode_blocks.cuh"
 #include "kernel/cuda/decode_float.cuh"
@@ -293,7 +294,8 @@ template <class D> static bool check_plans(void)
                 p.up.plane[0] = i / 6 ? (const uint8_t *)&p : NULL;
                 ok = check_plan<D, 2>(p, path) &&
                      (p.x_type != GQMM_BF16 ||
-                      (check_plan<D, 1>(p, path) && check_plan<D, 4>(p, path)));
+                      (check_plan<D, 1>(p, path) && check_plan<D, 4>(p, path))) &&
+                     check_direct_plans((const typename lanes_of<D>::list *)NULL, p, path, fail);
             }
     return ok;
 }

@@ -6,6 +6,7 @@
 #include "kernel/cuda/decode_float.cuh"
 #include "kernel/cuda/decode_k_quants.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
+#include "kernel/cuda/direct.cuh"
 #include "kernel/cuda/mixture.cuh"
 #include "kernel/cuda/product.cuh"
 #include "kernel/cuda/rows.cuh"
@@ -23,11 +24,11 @@
 typedef DECODER(GQMM_FAMILY) decoder;
 
 extern "C" const gqmm_cuda_family OBJECT(GQMM_FAMILY) = {
-    TEXT(GQMM_FAMILY),     gqmm::product<decoder>,   gqmm::product_n<decoder>,
-    gqmm::rows<decoder>,   gqmm::sum<decoder>,       gqmm::sum_fits<decoder>,
+    TEXT(GQMM_FAMILY),     gqmm::best_product<decoder>, gqmm::product_n<decoder>,
+    gqmm::rows<decoder>,   gqmm::sum<decoder>,          gqmm::best_sum_fits<decoder>,
     gqmm::few<decoder>,    gqmm::few_fits<decoder>,
 #if GQMM_WIDE
-    gqmm::wide<decoder>,   gqmm::wide_fits<decoder>, gqmm::wide_columns,
+    gqmm::wide<decoder>,   gqmm::wide_fits<decoder>,    gqmm::wide_columns,
     1 + decoder::in_order,
 #endif
 };

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT
+// Launches of direct.cuh: K is shared so that every warp has some, and what a block wants of shared
+// memory is there on any device of the path.
+#ifndef TESTS_CUDA_DIRECT_PLANS_H
+#define TESTS_CUDA_DIRECT_PLANS_H
+
+#include "kernel/cuda/direct.cuh"
+
+using namespace gqmm;
+
+template <class L>
+static bool check_direct_plan(const gqmm_cuda_product &p, int path, bool (*fail)(const char *, ...))
+{
+    const direct_plan plan = plan_direct<L>(&p, path);
+    const int steps = (int)(p.k / 256), share = 1 << plan.k_bits;
+    const int ring = plan.warps * (plan.stages * L::stage_bytes + plan.round * 32 * 16);
+    const int own = (int)(2 * sizeof(column_set<DIRECT_COLUMNS>) + sizeof(direct_pairs)) + 1024;
+    const int most = (path == GQMM_CUDA_SM90 ? 227 : 99) * 1024 - 1024; // the driver's own
+    if (share > plan.warps || (steps % share && steps < 8 * share) || plan.warps > DIRECT_WARPS ||
+        (share > 1) != (plan.round > 0) || plan.stages < 2 || plan.stages > 4)
+        return fail("sm_%d: %d warps, %d share K of %d, rounds of %d, %d stages", path, plan.warps,
+                    share, steps, plan.round, plan.stages);
+    return (plan.bytes == plan.x_bytes + ring &&
+            (plan.bytes + own <= most || !direct_fits<L>(&p, path)) &&
+            (plan.blocks == 1 || 2 * (plan.bytes + own) <= most + 1024)) ||
+           fail("sm_%d: %d bytes for each of %d blocks", path, plan.bytes, plan.blocks);
+}
+
+static bool check_direct_plans(const direct_lanes<> *, const gqmm_cuda_product &, int,
+                               bool (*)(const char *, ...))
+{
+    return true;
+}
+
+template <class L, class... M>
+static bool check_direct_plans(const direct_lanes<L, M...> *, const gqmm_cuda_product &p, int path,
+                               bool (*fail)(const char *, ...))
+{
+    const direct_lanes<M...> *rest = NULL;
+    return (p.k % 256 || p.x_type != GQMM_BF16 || check_direct_plan<L>(p, path, fail)) &&
+           check_direct_plans(rest, p, path, fail);
+}
+
+#endif
