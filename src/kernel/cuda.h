@@ -117,7 +117,8 @@ typedef struct gqmm_cuda_topk {
 /* A mixture for one bf16 token in two launches, see mixture.cuh: gate and up with SwiGLU into h
  * where `up` is given, else down with the weighted sum. With logits both find its experts from
  * them, and the first also writes ids and weights. logits NULL: both are given. Logits and given
- * ids were complete before the launch ahead of the second one began. */
+ * ids were complete before the launch ahead of the second one began. w.n_rows are the rows of one
+ * matrix, also where gate and up lie in one. */
 typedef struct gqmm_cuda_few {
     gqmm_cuda_topk choice;
     gqmm_cuda_matrix w, up;

@@ -243,6 +243,7 @@ static gqmm_cuda_few few_of(const plan *m, bool down)
                          .y_row = s->d.y_row_stride,
                          .y_type = s->d.y_type,
                          .fault = p->fault};
+    few.w.n_rows = p->n; /* gate's matrix may hold up's rows as well */
     if (!s->d.router)
         few.choice.logits = NULL;
     return few;
