@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(TILE_WARPS * 32)
     const int64_t begin = (int64_t)blockIdx.y * part_columns;
     const int64_t end = begin + part_columns < r.k ? begin + part_columns : r.k;
     raw_8<W> w[PIECES][2];
-    float acc[TILES][4] = {};
+    float acc[TILES][2][4] = {}; // of the first parts, and of all others, which are small
     const auto load = [&](int64_t k0) {
 #pragma unroll
         for (int i = 0; i < PIECES; i++)
@@ -174,8 +174,8 @@ __global__ void __launch_bounds__(TILE_WARPS * 32)
                     for (int q = 0; q < parts_of(X); q++)
 #pragma unroll
                         for (int j = 0; j < 4; j += 2)
-                            mma(acc[tile], a[0][p][j], a[1][p][j], a[0][p][j + 1], a[1][p][j + 1],
-                                b[q][j], b[q][j + 1]);
+                            mma(acc[tile][p + q > 0], a[0][p][j], a[1][p][j], a[0][p][j + 1],
+                                a[1][p][j + 1], b[q][j], b[q][j + 1]);
             }
         }
         if (k0 + PIECES * 32 < end)
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(TILE_WARPS * 32)
             const int64_t row = token - g + tile * 8 + 2 * t + i % 2;
             const int e = expert + i / 2 * 8;
             if (row < r.choice.n_tokens && e < r.choice.n_experts)
-                to[row * r.choice.n_experts + e] = acc[tile][i];
+                to[row * r.choice.n_experts + e] = acc[tile][0][i] + acc[tile][1][i];
         }
 }
 
