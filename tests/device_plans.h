@@ -24,7 +24,7 @@ static call_plan product_plan(const gqmm_format_info *f, int i, bool transpose, 
         {.pairs = 40, .x_type = GQMM_BF16, .y_type = GQMM_BF16},
         {.pairs = 100, .x_type = GQMM_F32, .y_type = GQMM_F32, .odd = true},
         {.pairs = 3, .m = 20, .x_type = GQMM_F16, .y_type = GQMM_F32},
-        {.pairs = 300, .x_type = GQMM_BF16, .y_type = GQMM_F32, .rhs = IDS_ONE},
+        {.pairs = 520, .x_type = GQMM_BF16, .y_type = GQMM_F32, .rhs = IDS_ONE},
         {.pairs = 200, .x_type = GQMM_BF16, .y_type = GQMM_BF16, .odd = true, .crooked = true},
         {.pairs = 33, .x_type = GQMM_BF16, .y_type = GQMM_F32, .precision = GQMM_INT8},
     };
@@ -46,6 +46,8 @@ static call_plan product_plan(const gqmm_format_info *f, int i, bool transpose, 
         p.rhs = IDS_NONE;
     p.transpose = transpose;
     p.dense = dense;
+    if (p.pairs == 520 && dense) /* dequantised first; stored in tiles */
+        p.y_type = GQMM_BF16;
     if (dense)
         p.m = i < COUNT(first) ? p.pairs * (p.m ? p.m : 1) : PICK(1, 2, 16, 17, 33, 64, 129);
     return p;
