@@ -8,11 +8,9 @@
 // time, while the wgmma of the one before runs. Activations come in the decoder's order of k (see
 // wide_order.cuh); they are the right operand, in shared memory.
 //
-// A ring has a barrier `full` and a barrier `empty` for each stage. Weights: cp.async itself
-// arrives for every loader; columns: a loader warp waits for its copies, shows them to wgmma, and
-// one lane arrives for all; consumers: one lane for its warp, after __syncwarp().
-// compute-sanitizer's racecheck takes an arrival for the thread that makes it alone and reports
-// these rings; where plain stores tell of tiles, every thread arrives itself.
+// A ring has a barrier `full` and a barrier `empty` for each stage. Every thread arrives for what
+// it wrote or read itself, of weights by cp.async: one lane after a __syncwarp() would do, but is
+// no faster, and racecheck takes an arrival for the thread alone that makes it.
 //
 // Which row of weights stands in which place of a fragment is free. The order is such that, once 8
 // x 8 blocks of the sums are transposed, a lane holds neighbouring outputs of one column; and gate
@@ -188,7 +186,7 @@ main_loop(float (&acc)[2][S::N / 2], const wide_args &a, const block_memory &mem
 
                 wgmma_wait<1>(); // the wgmma before the last: its operand is free
                 if (turn == 1) { // all that read the stage of columns before this one are over
-                    barrier_arrive_if(held && lane == 0, mem.empty(1, last));
+                    barrier_arrive_if(held, mem.empty(1, last));
                     last = columns.stage;
                     held = true;
                 }
@@ -199,14 +197,12 @@ main_loop(float (&acc)[2][S::N / 2], const wide_args &a, const block_memory &mem
             }
             columns.next(a.column_stages);
         }
-        __syncwarp();
-        if (lane == 0)
-            barrier_arrive(mem.empty(0, weights.stage));
+        barrier_arrive(mem.empty(0, weights.stage));
         weights.next(a.weight_stages);
     } while (++step < steps);
     wgmma_wait<0>();
     settle<S>(acc);
-    barrier_arrive_if(lane == 0, mem.empty(1, last));
+    barrier_arrive(mem.empty(1, last));
 }
 
 template <class D, class S>
@@ -296,10 +292,10 @@ __global__ void __launch_bounds__(THREADS, S::BLOCKS) kernel(const __grid_consta
             __trap();
         for (int i = 0; i < MOST_STAGES; i++) {
             barrier_init(mem.full(0, i), WEIGHT_LOADERS);
-            barrier_init(mem.full(1, i), 1);
+            barrier_init(mem.full(1, i), 32); // a warp's
             barrier_init(mem.full(2, i), COLUMN_LOADERS);
-            barrier_init(mem.empty(0, i), CONSUMERS / 32);
-            barrier_init(mem.empty(1, i), CONSUMERS / 32);
+            barrier_init(mem.empty(0, i), CONSUMERS);
+            barrier_init(mem.empty(1, i), CONSUMERS);
             barrier_init(mem.empty(2, i), CONSUMERS);
         }
         fence_for_wgmma();

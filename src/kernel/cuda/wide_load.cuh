@@ -290,7 +290,7 @@ __device__ __forceinline__ void load_part(uint32_t to, const uint8_t *from, cons
     }
 }
 
-// The warps take turns, a stage each: a warp waits for its own copies and shows them to wgmma
+// The warps take turns, a stage each: a thread waits for its own copies and shows them to wgmma
 // before it says that they are there, so that consumers need no fence.
 template <class D, class S>
 __device__ __forceinline__ void load_columns(const wide_args &a, const block_memory &mem, int id)
@@ -331,9 +331,7 @@ __device__ __forceinline__ void load_columns(const wide_args &a, const block_mem
                 }
                 copies_wait();
                 fence_for_wgmma();
-                __syncwarp();
-                if (lane == 0)
-                    barrier_arrive(mem.full(1, to.stage));
+                barrier_arrive(mem.full(1, to.stage));
             }
             turn = turn == 0 ? a.column_turns - 1 : turn - 1;
             to.next(a.column_stages);
