@@ -51,7 +51,7 @@ typedef struct gqmm_cuda_tile {
 typedef struct gqmm_cuda_list {
     int32_t *order;        /* [n_pairs] pairs by expert, bad and skipped ones last */
     gqmm_cuda_tile *tiles; /* [most_tiles], heavy experts first; begin and count in columns */
-    int32_t *n_tiles;      /* [1] */
+    int32_t *n_tiles;      /* [1] tiles behind so many have no columns */
     int32_t *first;        /* [n_experts + 2] where each expert's pairs start in order; [E]: the
                             * skipped ones */
     int32_t tile_columns;  /* most columns of a tile */

@@ -115,9 +115,7 @@ __device__ __forceinline__ void find_columns(column_set<NC> &to, const gqmm_cuda
                                              int tile)
 {
     if (p.list.tiles) {
-        gqmm_cuda_tile t = p.list.tiles[tile]; // of a tile beyond the last, whatever lies there
-        if (tile >= *p.list.n_tiles)
-            t = {-1, 0, 0, 0};
+        const gqmm_cuda_tile t = p.list.tiles[tile];
         set_range(to, p, p.list.order, t.expert, t.begin, t.count);
     } else if (!p.rhs && p.expert >= 0) {
         const int left = (int)(p.n_pairs * p.m) - tile * NC;

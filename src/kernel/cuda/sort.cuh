@@ -196,6 +196,14 @@ __device__ __forceinline__ uint32_t tiles_of(const sort_args &a, uint32_t pairs)
                                      : (columns + a.tile_columns - 1) / a.tile_columns;
 }
 
+// The room of a list, as gqmm_cuda_most_tiles() gives it.
+__device__ __forceinline__ uint32_t most_tiles(const sort_args &a)
+{
+    const uint32_t pairs = (uint32_t)a.n_pairs, classes = (uint32_t)a.n_experts + 1;
+    const uint32_t n = pairs < classes ? pairs : classes;
+    return n + (pairs * a.m - n) / a.tile_columns;
+}
+
 // The heavier the sooner; the skipped pairs, the last class, end the last bucket.
 __device__ __forceinline__ int bucket_of(const sort_args &a, int c, uint32_t pairs)
 {
@@ -330,6 +338,10 @@ __device__ __forceinline__ void plan_classes(const sort_args &a, const uint32_t 
         a.first[classes] = (int32_t)sum.pairs;
         *a.n_tiles = (int32_t)before[BUCKETS];
     }
+    const uint32_t most = most_tiles(a), threads = (uint32_t)used * 32; // no columns past the last
+    for (uint32_t i = before[BUCKETS] + (uint32_t)part * threads + threadIdx.x; i < most;
+         i += (uint32_t)parts * threads)
+        *(int4 *)&a.tiles[i] = make_int4(-1, 0, 0, 0);
     for (int i = 0; i < each; i++) {
         const int c = c0 + i;
         const bool is = c < classes;
