@@ -3,7 +3,7 @@
  * definition in double. Without a device the cases are skipped, and what a library without one must
  * say is checked; --device cpu walks the same rows on a CPU context, which tests the walk.
  *
- *   check_cuda [--quick] [--tight] [--seed N] [--device cuda[:I]|cpu] [--path sm_80|sm_90]
+ *   check_cuda [--quick] [--tight[=N]] [--seed N] [--device cuda[:I]|cpu] [--path sm_80|sm_90]
  *              [--format GLOB,...] [--op GLOB,...] [--shard I/N] [--list] */
 #include "device_errors.h"
 #include "device_far.h"
@@ -156,7 +156,9 @@ static void options(int argc, char **argv)
         if (strcmp(argv[i], "--quick") == 0)
             h.quick = true;
         else if (strcmp(argv[i], "--tight") == 0)
-            on.tight = true;
+            on.tight = 1;
+        else if (sscanf(argv[i], "--tight=%d", &on.tight) == 1 && on.tight > 0)
+            continue;
         else if (strcmp(argv[i], "--list") == 0)
             h.list = true;
         else if (text && value)
@@ -167,7 +169,7 @@ static void options(int argc, char **argv)
                  sscanf(argv[++i], "%d/%d", &ask.shard, &ask.shards) == 2 && ask.shards > 0)
             continue;
         else {
-            fprintf(stderr, "usage: check_cuda [--quick] [--tight] [--seed N] [--device NAME] "
+            fprintf(stderr, "usage: check_cuda [--quick] [--tight[=N]] [--seed N] [--device NAME] "
                             "[--path P] [--format GLOB] [--op GLOB] [--shard I/N] [--list]\n");
             exit(2);
         }

@@ -334,10 +334,10 @@ static bool planted(const gqmm_format_info *f)
                          .x_type = GQMM_F32,
                          .y_type = GQMM_F32,
                          .rhs = IDS_ONE};
-    const bool tight = on.tight;
+    const int tight = on.tight;
     bool ok = true;
     (void)f;
-    on.tight = false;
+    on.tight = 0;
     for (int kind = -1; ok && kind < PLANTS; kind++) {
         job j;
         ok = job_make(&j, gqmm_format_by_name("q8_0"), &p);

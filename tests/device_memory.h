@@ -12,9 +12,11 @@ static struct {
     gqmm_context *ctx;  /* of the device */
     const char *device; /* "cuda" */
     const char *path;   /* "sm_80", "sm_90"; NULL on a CPU, where the walk tests itself */
-    bool cuda, tight;   /* tight: no canaries, so that a memory checker sees the ends */
-    bool lost;          /* the device failed: nothing after it says anything */
-    double worst;       /* largest error, but for y's rounding, over its bound */
+    bool cuda;
+    int tight;    /* no canaries, so that a memory checker sees the ends, but planes of
+                   * weights end at a multiple of this; 0: canaries */
+    bool lost;    /* the device failed: nothing after it says anything */
+    double worst; /* largest error, but for y's rounding, over its bound */
     int calls;
 } on;
 
@@ -158,9 +160,11 @@ static inline bool planes_make(planes *d, const stack *s, bool crooked)
     *d = (planes){0};
     for (int i = 0; i < s->f->pub.n_planes; i++) {
         span *p = &d->plane[i];
-        if (!span_make(p, plane_size(s, i), crooked ? 1 + rnd_below(15) : 0))
+        const int64_t size = plane_size(s, i), shift = crooked ? 1 + rnd_below(15) : 0;
+        const int64_t more = on.tight ? (on.tight - (shift + size) % on.tight) % on.tight : 0;
+        if (!span_make(p, size + more, shift))
             return false;
-        memcpy(span_image(p), s->memory[i], p->bytes);
+        memcpy(span_image(p), s->memory[i], (size_t)size);
         desc.plane[i] = span_at(p) + ((const uint8_t *)s->d.plane[i] - s->memory[i]);
         if (!span_put(p))
             return false;
