@@ -82,8 +82,9 @@ typedef struct gqmm_cuda_product {
      * asked for while that one still runs. */
     int32_t ids_early;
     /* For wide() alone. x and y are in a decoder's order of k inside every 32 numbers: 0 no, else
-     * 1 + that order, which is gqmm_cuda_family.wide_order of the family that reads them. With
-     * x_order 0 wide() first brings x to x_ordered, room for n_x * m * k bf16 numbers. */
+     * 1 + that order, and 16 more where they are 2^37 of what they are, see wide_codes.cuh; that is
+     * gqmm_cuda_family.wide_order of the family that reads them. With x_order 0 wide() first brings
+     * x to x_ordered, room for n_x * m * k bf16 numbers. */
     int32_t x_order, y_order;
     void *x_ordered;
     uint32_t *fault;

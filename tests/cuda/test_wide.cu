@@ -37,12 +37,13 @@ struct wide_entry {
     const char *format;
     int (*wide)(const gqmm_cuda_product *, gqmm_stream);
     bool (*fits)(const gqmm_cuda_product *);
-    int order;
+    int code; // of the order of x
 };
 
 #define ENTRY(format, d) \
     { \
-        format, gqmm::wide<gqmm::d>, gqmm::wide_fits<gqmm::d>, gqmm::d::in_order \
+        format, gqmm::wide<gqmm::d>, gqmm::wide_fits<gqmm::d>, \
+            gqmm::wide_product::order_code<gqmm::d>() \
     }
 static const wide_entry wide_entries[] = {
     ENTRY("affine4_g64_bf16", dec_affine4),
@@ -216,6 +217,7 @@ struct job {
     int columns;
     int64_t n_experts, n, k, m, n_pairs, n_x;
     bool two, with_lhs, ordered_x, ordered_y;
+    bool large_y; // with ordered_y: as activations of codes in low bits
     int y_type;
     int64_t x_gap, y_gap, w_gap;
 };
@@ -231,7 +233,14 @@ static int source_of(int order, int q) // the definition in decode.cuh, written 
         return 4 * t + i % 4 + i / 4 * 16;
     if (order == 3)
         return 4 * t + i % 4 / 2 + i % 2 * 2 + i / 4 * 16;
+    if (order == 5)
+        return 8 * t + i % 4 / 2 + i % 2 * 2 + i / 4 * 4;
     return 2 * t + i % 2 + i / 2 * 8;
+}
+
+static double size_of_code(int code)
+{
+    return code & 16 ? 0x1p37 : 1.0;
 }
 
 struct list {
@@ -285,7 +294,10 @@ static double run_job(const job &j, double *rel)
         for (int64_t r = 0; r < j.n_x * j.m; r++)
             for (int64_t k = 0; k < j.k; k++) {
                 const int64_t at = r / j.m * x_mat + r % j.m * x_row;
-                given[at + k] = x[at + (k & ~31) + source_of(j.entry->order, (int)(k & 31))];
+                given[at + k] = gqmm_f32_to_bf16(
+                    (float)size_of_code(j.entry->code) *
+                    gqmm_bf16_to_f32(
+                        x[at + (k & ~31) + source_of((j.entry->code & 15) - 1, (int)(k & 31))]));
             }
 
     std::vector<int32_t> rhs(j.n_pairs), lhs(j.n_pairs);
@@ -323,8 +335,8 @@ static double run_job(const job &j, double *rel)
     p.list.n_tiles = to_device(n_tiles);
     p.list.tile_columns = j.columns;
     p.list.most_tiles = (int32_t)l.tiles.size() + 3;
-    p.x_order = j.ordered_x ? 1 + j.entry->order : 0;
-    p.y_order = j.ordered_y ? 2 : 0;
+    p.x_order = j.ordered_x ? j.entry->code : 0;
+    p.y_order = j.ordered_y ? 2 + 16 * j.large_y : 0;
     CHECK(cudaMalloc(&p.x_ordered, j.n_x * j.m * j.k * 2));
     if (!j.entry->fits(&p)) {
         printf("  does not fit\n");
@@ -384,7 +396,8 @@ static double run_job(const job &j, double *rel)
                     }
                     allowed += rounding * fabs(want) + 1e-6;
                     const int64_t at = at_of(q, i, out);
-                    const double got = read_number(&y[at * size], j.y_type);
+                    const double got =
+                        read_number(&y[at * size], j.y_type) / size_of_code(p.y_order);
                     const double error = fabs(got - want) / allowed;
                     written[at] = 1;
                     worst = error <= worst ? worst : error;
@@ -453,6 +466,7 @@ static int check_all()
                 j.ordered_x = random_bits() % 2;
                 j.n_x = 1 + random_bits() % 9;
                 j.y_type = random_bits() % 3;
+                j.large_y = j.y_type != GQMM_F16 && random_bits() % 2;
                 j.x_gap = j.ordered_x ? 8 * (random_bits() % 3) : random_bits() % 20;
                 j.y_gap = random_bits() % 2 ? 0 : random_bits() % 9;
                 j.w_gap = random_bits() % 2 ? 0 : family == "mxfp4" ? 1 + random_bits() % 16 : 16;
@@ -569,12 +583,12 @@ static void bench(const wide_entry *entry)
             a.list.order = to_device(l.order), a.list.tiles = to_device(l.tiles);
             a.list.n_tiles = to_device(n_tiles);
             a.list.tile_columns = width, a.list.most_tiles = (int32_t)l.tiles.size();
-            a.y_order = 1 + entry->order;
+            a.y_order = entry->code;
             CHECK(cudaMalloc(&a.x_ordered, T * D * 2));
             gqmm_cuda_product b = a;
             b.w = down.device, b.up = gqmm_cuda_matrix{};
             b.k = F, b.n = D;
-            b.x = a.y, b.x_row = b.x_mat = F, b.x_order = 1 + entry->order;
+            b.x = a.y, b.x_row = b.x_mat = F, b.x_order = entry->code;
             b.y = to_device(y), b.y_row = b.y_pair = D, b.y_order = 0;
             b.n_x = T * S, b.slots = 1;
             double s0, s1, s2, s3 = 0, held = 0;

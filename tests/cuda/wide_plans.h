@@ -1,10 +1,47 @@
 // SPDX-License-Identifier: MIT
-// Plans of the wide product: rings within the shared memory of a block, and no more loader warps
-// taking turns at the ring of columns than it has stages.
+// The wide product on the host: codes left in low bits are those of the decoder; plans have rings
+// within the shared memory of a block, and no more loader warps taking turns at the ring of columns
+// than it has stages.
 #ifndef TESTS_CUDA_WIDE_PLANS_H
 #define TESTS_CUDA_WIDE_PLANS_H
 
 #include "kernel/cuda/wide_plan.cuh"
+
+#include <cmath>
+
+template <class D> static bool check_low_codes(bool (*fail)(const char *, ...))
+{
+    typedef gqmm::wide_product::wide_codes<D> low;
+    if constexpr (low::low) {
+        alignas(16) uint8_t bytes[256];
+        const gqmm::format_args args = {32, GQMM_BF16};
+        const gqmm::step_row row = {{bytes, bytes, bytes}};
+        for (int i = 0; i < 256; i++)
+            bytes[i] = (uint8_t)(i * 101 + i * i / 7);
+        for (int j = 0; j < D::step / 32; j++) {
+            double want[32], got[32];
+            for (int t = 0; t < 4; t++) {
+                uint32_t a[1][4], b[4];
+                D::codes(a, row, j, t, args);
+                low::get(b, bytes, j, t);
+                for (int i = 0; i < 8; i++) {
+                    const bool high = low::odd_pairs ? i / 2 % 2 : low::odd_pieces && j % 2;
+                    want[gqmm::k_of(D::in_order, t, i)] =
+                        gqmm_bf16_to_f32((uint16_t)(a[0][i / 2] >> 16 * (i & 1)));
+                    got[gqmm::k_of(low::in_order, t, i)] =
+                        ldexp(gqmm_bf16_to_f32((uint16_t)(b[i / 2] >> 16 * (i & 1))),
+                              133 - 4 * high) -
+                        low::bias;
+                }
+            }
+            for (int k = 0; k < 32; k++)
+                if (want[k] != got[k])
+                    return fail("low codes of piece %d, weight %d: %g, not %g", j, k, got[k],
+                                want[k]);
+        }
+    }
+    return true;
+}
 
 template <class D, class S>
 static bool check_wide_plan(const gqmm_cuda_product &p, bool (*fail)(const char *, ...))
@@ -29,6 +66,8 @@ template <class D, bool WIDE>
 static bool check_wide_plans(const gqmm_format_info *f, bool (*fail)(const char *, ...))
 {
     if constexpr (WIDE) {
+        if (!check_low_codes<D>(fail))
+            return false;
         for (int i = 0; i < 4; i++) {
             gqmm_cuda_product p = {};
             p.n = 4096, p.k = 4096;

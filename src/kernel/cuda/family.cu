@@ -24,11 +24,12 @@
 typedef DECODER(GQMM_FAMILY) decoder;
 
 extern "C" const gqmm_cuda_family OBJECT(GQMM_FAMILY) = {
-    TEXT(GQMM_FAMILY),     gqmm::best_product<decoder>, gqmm::product_n<decoder>,
-    gqmm::rows<decoder>,   gqmm::sum<decoder>,          gqmm::best_sum_fits<decoder>,
-    gqmm::few<decoder>,    gqmm::few_fits<decoder>,
+    TEXT(GQMM_FAMILY),        gqmm::best_product<decoder>,
+    gqmm::product_n<decoder>, gqmm::rows<decoder>,
+    gqmm::sum<decoder>,       gqmm::best_sum_fits<decoder>,
+    gqmm::few<decoder>,       gqmm::few_fits<decoder>,
 #if GQMM_WIDE
-    gqmm::wide<decoder>,   gqmm::wide_fits<decoder>,    gqmm::wide_columns,
-    1 + decoder::in_order,
+    gqmm::wide<decoder>,      gqmm::wide_fits<decoder>,
+    gqmm::wide_columns,       gqmm::wide_product::order_code<decoder>(),
 #endif
 };

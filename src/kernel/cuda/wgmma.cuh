@@ -139,6 +139,12 @@ __device__ __forceinline__ uint64_t wgmma_matrix(uint32_t shared)
     return (uint64_t)((shared & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
 }
 
+// The matrix `bytes` (a multiple of 16) further.
+__device__ __forceinline__ uint64_t wgmma_matrix_at(uint64_t first, uint32_t bytes)
+{
+    return (first >> 32 << 32) | ((uint32_t)first + bytes / 16);
+}
+
 // Registers written before are seen by the wgmma that follow.
 __device__ __forceinline__ void wgmma_fence()
 {
@@ -214,14 +220,15 @@ __device__ __forceinline__ void barrier_wait(uint32_t at, uint32_t parity)
         : "memory");
 }
 
-// The same for those who are ahead of others: they leave the issue slots to them.
+// The same for those who are ahead of others: they ask to be left asleep for long, as asking again
+// takes issue slots and power.
 __device__ __forceinline__ void barrier_wait_lazily(uint32_t at, uint32_t parity)
 {
-    asm volatile("{\n.reg .pred p;\nagain:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\n"
-                 "nanosleep.u32 40;\nbra again;\ndone:\n}" ::"r"(at),
-                 "r"(parity)
-                 : "memory");
+    asm volatile(
+        "{\n.reg .pred p;\nagain:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1, %2;\n@!p bra again;\n}" ::"r"(at),
+        "r"(parity), "r"(10000000)
+        : "memory");
 }
 
 // Threads of some warps of a block; id from 1.

@@ -85,19 +85,42 @@ __device__ __forceinline__ void make_operand(uint32_t (&to)[16], const step_row 
     uint32_t s0[n], s1[n];
     read_words(s0, scales + g * scale_pitch<D>() + sub * n);
     read_words(s1, scales + (g + 8) * scale_pitch<D>() + sub * n);
+    if constexpr (M == LOW) {
+        using C = wide_codes<D>;
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        uint32_t lo[D::parts][4], hi[D::parts][4];
-        D::template codes<row_align<D> == D::align>(lo, r0, 2 * sub + h, t, f);
-        D::template codes<row_align<D> == D::align>(hi, r1, 2 * sub + h, t, f);
+        for (int h = 0; h < 2; h++) {
+            uint32_t lo[4], hi[4];
+            C::get(lo, r0.p[0], 2 * sub + h, t);
+            C::get(hi, r1.p[0], 2 * sub + h, t);
+            uint32_t odd0 = s0[2 * h], odd1 = s1[2 * h];
+            if (C::odd_pairs) {
+                odd0 = pair_mul(odd0, both(bf16_power(-4)));
+                odd1 = pair_mul(odd1, both(bf16_power(-4)));
+            }
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const int group = (D::piece == 16 ? 2 * h + i : h) * words;
-            uint32_t *at = to + h * 8 + i * 4;
-            at[0] = weight_pair<M>(lo[0][2 * i], s0 + group);
-            at[1] = weight_pair<M>(hi[0][2 * i], s1 + group);
-            at[2] = weight_pair<M>(lo[0][2 * i + 1], s0 + group);
-            at[3] = weight_pair<M>(hi[0][2 * i + 1], s1 + group);
+            for (int i = 0; i < 2; i++) {
+                uint32_t *at = to + h * 8 + i * 4;
+                at[0] = pair_fma(lo[2 * i], s0[2 * h], s0[2 * h + 1]);
+                at[1] = pair_fma(hi[2 * i], s1[2 * h], s1[2 * h + 1]);
+                at[2] = pair_fma(lo[2 * i + 1], odd0, s0[2 * h + 1]);
+                at[3] = pair_fma(hi[2 * i + 1], odd1, s1[2 * h + 1]);
+            }
+        }
+    } else {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            uint32_t lo[D::parts][4], hi[D::parts][4];
+            D::template codes<row_align<D> == D::align>(lo, r0, 2 * sub + h, t, f);
+            D::template codes<row_align<D> == D::align>(hi, r1, 2 * sub + h, t, f);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const int group = (D::piece == 16 ? 2 * h + i : h) * words;
+                uint32_t *at = to + h * 8 + i * 4;
+                at[0] = weight_pair<M>(lo[0][2 * i], s0 + group);
+                at[1] = weight_pair<M>(hi[0][2 * i], s1 + group);
+                at[2] = weight_pair<M>(lo[0][2 * i + 1], s0 + group);
+                at[3] = weight_pair<M>(hi[0][2 * i + 1], s1 + group);
+            }
         }
     }
 }
@@ -108,8 +131,13 @@ __device__ __forceinline__ void multiply(float (&acc)[M], const uint32_t (&opera
 {
     wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        wgmma<N>::add(acc, operand + 4 * i, matrix + 2 * i);
+    for (int i = 0; i < 4; i++) {
+        wgmma<N>::add(acc, operand + 4 * i, matrix);
+        // One number that grows: four would be kept, and each copied to where it is used.
+        uint32_t low = (uint32_t)matrix;
+        asm volatile("add.u32 %0, %0, 2;" : "+r"(low));
+        matrix = (matrix >> 32 << 32) | low;
+    }
     wgmma_commit(); // here, or a branch between would make a group of its own of it
 }
 
@@ -153,6 +181,7 @@ main_loop(float (&acc)[2][S::N / 2], const wide_args &a, const block_memory &mem
     uint32_t *scales = (uint32_t *)mem.scales + warp * S::MT * 16 * scale_pitch<D>();
     const int steps = (int)((a.p.k + D::step - 1) / D::step);
     const int g = lane >> 2;
+    const uint64_t columns_at = wgmma_matrix(mem.columns);
     // Two operands, each with sums of its own, take turns: the halves of the rows, or even and odd
     // parts along k. While wgmma reads one, the other is made.
     uint32_t operand[2][16];
@@ -170,7 +199,7 @@ main_loop(float (&acc)[2][S::N / 2], const wide_args &a, const block_memory &mem
 #pragma unroll
         for (int pair = 0; pair < D::step / 64 / S::SUBS; pair++) {
             barrier_wait(mem.full(1, columns.stage), columns.parity);
-            const uint64_t matrix = wgmma_matrix(mem.columns + columns.stage * S::COLUMN_BYTES);
+            const uint64_t matrix = wgmma_matrix_at(columns_at, columns.stage * S::COLUMN_BYTES);
 #pragma unroll
             for (int turn = 0; turn < 2; turn++) {
                 const int m = S::MT == 2 ? turn : 0, sub = S::MT == 2 ? pair : 2 * pair + turn;
@@ -193,7 +222,8 @@ main_loop(float (&acc)[2][S::N / 2], const wide_args &a, const block_memory &mem
                 make_operand<D>(operand[turn], r0, r1, scales + m * 16 * scale_pitch<D>(), sub,
                                 lane, f);
                 multiply_some<S::N>(acc[turn], operand[turn],
-                                    matrix + (S::MT == 2 ? 0 : turn * (S::N * 128 / 16)), count);
+                                    wgmma_matrix_at(matrix, S::MT == 2 ? 0 : turn * S::N * 128),
+                                    count);
             }
             columns.next(a.column_stages);
         }
@@ -232,21 +262,6 @@ __device__ __forceinline__ warp_rows<D, S> rows_of_warp(const wide_args &a, int 
     return rows;
 }
 
-// Global scales. Rows g of a fragment are of the first matrix, rows g + 8 of the second where there
-// are two.
-template <class S>
-__device__ __forceinline__ void apply_globals(float (&acc)[2][S::N / 2], const wide_args &a,
-                                              int expert)
-{
-    const float w = global_of(a.p.w, expert);
-    const float up = a.p.up.plane[0] ? global_of(a.p.up, expert) : w;
-#pragma unroll
-    for (int i = 0; i < S::N / 2; i++) {
-        acc[0][i] *= i & 2 ? up : w;
-        acc[1][i] *= i & 2 ? up : w;
-    }
-}
-
 template <class D, class S>
 __device__ __forceinline__ void consume(const wide_args &a, const block_memory &mem)
 {
@@ -266,15 +281,14 @@ __device__ __forceinline__ void consume(const wide_args &a, const block_memory &
             const warp_rows<D, S> rows =
                 rows_of_warp<D, S>(a, info.expert, item.row_block, warp, lane);
             main_loop<D, S>(acc, a, mem, weights, columns, rows, warp, lane, info.count);
-            if (a.p.w.global || a.p.up.global)
-                apply_globals<S>(acc, a, info.expert);
             if (S::MT == 1) {
 #pragma unroll
                 for (int i = 0; i < S::N / 2; i++)
                     acc[0][i] += acc[1][i];
             }
         }
-        store<S>(acc, a, mem.y_at + infos.stage * S::N, item.row_block, warp, lane, info.count);
+        store<S>(acc, a, mem.y_at + infos.stage * S::N, info.expert, item.row_block, warp, lane,
+                 info.count);
         barrier_arrive(mem.empty(2, infos.stage));
         infos.next(INFOS);
     }
@@ -353,8 +367,8 @@ template <class D> int wide(const gqmm_cuda_product *p, gqmm_stream s)
     int64_t x_row = p->x_row, x_mat = p->x_mat;
     if (p->list.most_tiles == 0 || p->n == 0)
         return 0;
-    if (p->x_order != 1 + D::in_order) {
-        const int error = wide_product::bring_in_order<D::in_order>(p, s);
+    if (p->x_order != wide_product::order_code<D>()) {
+        const int error = wide_product::bring_in_order<wide_product::wide_codes<D>::in_order>(p, s);
         if (error)
             return error;
         x = p->x_ordered;

@@ -9,6 +9,7 @@
 #include "kernel/cuda/decode_mlx.cuh"
 #include "kernel/cuda/mma.cuh"
 #include "kernel/cuda/wgmma.cuh"
+#include "kernel/cuda/wide_codes.cuh"
 #include "kernel/cuda/wide_order.cuh"
 #include "kernel/cuda/words.cuh"
 
@@ -72,7 +73,8 @@ struct wide_args {
     int plane_at[3], plane_chunks[3], plane_bytes[3]; // in a stage, of a row of a step
     int scales_at, infos_at;                          // in shared memory
     int shared_bytes;
-    int whole_y; // outputs of a lane may be written at once
+    int whole_y;            // outputs of a lane may be written at once
+    float factor, y_factor; // of the sums, and behind SwiGLU of what is written
 };
 
 struct tile_info {
@@ -199,7 +201,7 @@ template <class S> GQMM_HD int output_of(int slot, bool two, int y_order)
     const int warp = slot / (16 * S::MT), parts = two ? S::MT : 2 * S::MT;
     const int part = two ? m : 2 * m + half;
     const int q = 2 * parts * (4 * warp + (g >> 1)) + 2 * part + (g & 1);
-    return y_order ? (q & ~31) + place_source(y_order - 1, q & 31) : q;
+    return y_order ? (q & ~31) + place_source(order_of_code(y_order), q & 31) : q;
 }
 
 // The row of weights in a slot of a block of rows; past the last output the last one, whose sums

@@ -63,9 +63,9 @@ __global__ void __launch_bounds__(256)
                                                        : 4 * lane + i];
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            const int at = O == NIBBLE    ? i / 2 + (i & 1) * 4
-                           : O == CROSSED ? (i & 4) + (i & 2) / 2 + (i & 1) * 2
-                                          : i;
+            const int at = O == NIBBLE                  ? i / 2 + (i & 1) * 4
+                           : O == CROSSED || O == BYTES ? (i & 4) + (i & 2) / 2 + (i & 1) * 2
+                                                        : i;
             e[i] = (uint16_t)(w[at / 2] >> 16 * (at & 1));
         }
     } else {

@@ -44,7 +44,7 @@ template <class D> bool fits(const gqmm_cuda_product *p)
     for (int plane = 0; plane < D::planes; plane++)
         ok = ok && is_short(p->w, plane) && is_short(p->up, plane) &&
              common_power(p, plane, 16) >= (plane ? unit : row_align<D>);
-    if (p->x_order == 1 + D::in_order)
+    if (p->x_order == order_code<D>())
         ok = ok && (uintptr_t)p->x % 16 == 0 && p->x_row % 8 == 0 && p->x_mat % 8 == 0 &&
              p->x_row >= 0 && p->x_mat >= 0 &&
              p->n_x * p->x_mat / 8 + p->m * p->x_row / 8 <= UINT32_MAX;
@@ -67,6 +67,11 @@ bool plan(wide_args *a, const gqmm_cuda_product *p, const void *x, int64_t x_row
     a->row_blocks = (int)((p->n + outputs - 1) / outputs);
     a->whole_y =
         (uintptr_t)p->y % 16 == 0 && p->y_row * size % 16 == 0 && p->y_pair * size % 16 == 0;
+
+    a->factor = wide_codes<D>::low && x == p->x_ordered ? LOW_FACTOR : 1.0f;
+    a->y_factor = p->y_order & 16 ? LOW_FACTOR : 1.0f;
+    if (!p->up.plane[0])
+        a->factor *= a->y_factor;
 
     a->stage_bytes = S::ROWS * pitch<D>();
     a->plane_bytes[0] = code_bytes<D>();

@@ -4,6 +4,7 @@
 #ifndef GQMM_KERNEL_CUDA_WIDE_SCALES_CUH
 #define GQMM_KERNEL_CUDA_WIDE_SCALES_CUH
 
+#include "kernel/cuda/wide_codes.cuh"
 #include "kernel/cuda/wide_load.cuh"
 
 namespace gqmm
@@ -15,7 +16,8 @@ namespace wide_product
 //   ONE    code * x                 scales that bf16 holds exactly, so one rounding
 //   TWO    fma(code, x, code * y)   x + y is the scale: one rounding again
 //   OFFSET fma(code, x, y)          scale and offset, both rounded
-enum making { ONE, TWO, OFFSET };
+//   LOW    the same with codes in low bits, see wide_codes.cuh
+enum making { ONE, TWO, OFFSET, LOW };
 
 template <class D> struct has_bf16_scales {
     static constexpr bool value = false;
@@ -41,7 +43,10 @@ template <> struct has_bf16_scales<dec_mlx_mxfp8> {
 
 template <class D> GQMM_HD constexpr making making_of()
 {
-    return D::has_offset ? OFFSET : has_bf16_scales<D>::value ? ONE : TWO;
+    return wide_codes<D>::low          ? LOW
+           : D::has_offset             ? OFFSET
+           : has_bf16_scales<D>::value ? ONE
+                                       : TWO;
 }
 
 // A row's pairs of bits lie together, one or two words for a group, and rows so far apart that
@@ -87,6 +92,11 @@ template <int n> __device__ __forceinline__ void write_words(uint32_t *p, const 
     }
 }
 
+__device__ __forceinline__ float power_of_two(int e)
+{
+    return __uint_as_float((uint32_t)(127 + e) << 23);
+}
+
 // The same number twice, rounded.
 __device__ __forceinline__ uint32_t twice(float v)
 {
@@ -95,9 +105,17 @@ __device__ __forceinline__ uint32_t twice(float v)
     return r;
 }
 
-template <making M>
-__device__ __forceinline__ void put_scale(uint32_t *to, float scale, float offset)
+// Of group-piece g.
+template <class D>
+__device__ __forceinline__ void put_scale(uint32_t *to, float scale, float offset, int g)
 {
+    constexpr making M = making_of<D>();
+    if constexpr (M == LOW) {
+        using C = wide_codes<D>;
+        to[0] = twice(scale * power_of_two(LOW_SCALE - (C::odd_pieces && (g & 1) ? 4 : 0)));
+        to[1] = twice((C::bias ? -C::bias * scale : offset) * power_of_two(-LOW_REST));
+        return;
+    }
     to[0] = twice(scale);
     if constexpr (M == OFFSET)
         to[1] = twice(offset);
@@ -130,13 +148,49 @@ template <class D, int count> struct scale_maker {
             if (i == 0 || D::piece == 16 ||
                 (32 * i & (f.group - 1)) == 0) // else that of the one before
                 s = D::template scale<true>(row, half * count + i, f);
-            put_scale<making_of<D>()>(v + i * words, s.x, s.y);
+            put_scale<D>(v + i * words, s.x, s.y, i);
         }
     }
 };
 
+// Planes of bf16 scales, of four groups of 32 each.
+template <class D> struct low_scale_maker {
+    static __device__ __forceinline__ uint32_t read(const uint8_t *p, int i, int shift)
+    {
+        return permute(((const uint16_t *)p)[i >> shift], 0, 0x1010);
+    }
+
+    static __device__ __forceinline__ void make(uint32_t (&v)[8], const step_row &row, int half,
+                                                const format_args &f)
+    {
+        constexpr int bias = wide_codes<D>::bias;
+        const int shift = f.group >> 6; // groups of 32, 64, 128
+        if (D::planes == 3 && f.scale_type != GQMM_BF16) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const float2 s = D::template scale<true>(row, 4 * half + i, f);
+                put_scale<D>(v + 2 * i, s.x, s.y, i);
+            }
+            return;
+        }
+        const int at = (4 * half >> shift) * 2;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint32_t s = read(row.p[1] + at, i, shift);
+            v[2 * i] = pair_mul(s, both(bf16_power(LOW_SCALE)));
+            v[2 * i + 1] =
+                bias ? pair_mul(s, both(0x8000 | (bf16_small(bias ? bias : 1) - (LOW_REST << 7))))
+                     : pair_mul(read(row.p[2] + at, i, shift), both(bf16_power(-LOW_REST)));
+        }
+    }
+};
+template <> struct scale_maker<dec_int4, 4> : low_scale_maker<dec_int4> {
+};
+template <> struct scale_maker<dec_affine4, 4> : low_scale_maker<dec_affine4> {
+};
+
 // q4_k and q5_k: six bits each of eight scales and minima, packed; four at once.
-struct k_scale_maker {
+template <class D> struct k_scale_maker {
     static __device__ __forceinline__ void make(uint32_t (&v)[8], const step_row &row, int half,
                                                 const format_args &)
     {
@@ -151,13 +205,13 @@ struct k_scale_maker {
         for (int i = 0; i < 4; i++) {
             const float s = __uint_as_float(permute(sc, 0x4b000000, 0x7440 + i));
             const float o = __uint_as_float(permute(mn, 0x4b000000, 0x7440 + i));
-            put_scale<OFFSET>(v + 2 * i, __fmaf_rn(s, d, d23), __fmaf_rn(o, m, m23));
+            put_scale<D>(v + 2 * i, __fmaf_rn(s, d, d23), __fmaf_rn(o, m, m23), i);
         }
     }
 };
-template <> struct scale_maker<dec_q4_k, 4> : k_scale_maker {
+template <> struct scale_maker<dec_q4_k, 4> : k_scale_maker<dec_q4_k> {
 };
-template <> struct scale_maker<dec_q5_k, 4> : k_scale_maker {
+template <> struct scale_maker<dec_q5_k, 4> : k_scale_maker<dec_q5_k> {
 };
 
 } // namespace wide_product

@@ -31,15 +31,15 @@ __device__ __forceinline__ int bytes_here(int valid, int slip, int chunk)
 struct loader {
     int first, chunk;
     const uint8_t *from[3]; // of the step at hand in the block's first row
+    const uint8_t *codes;   // from[0] at the chunk
     int stride[3];
 };
 
-__device__ __forceinline__ const uint8_t *row_at(const loader &l, int plane, uint32_t row)
+__device__ __forceinline__ const uint8_t *row_at(const loader &l, int plane, uint32_t row,
+                                                 const uint8_t *from)
 {
     const uint8_t *at; // one instruction, which the compiler does not find
-    asm("mad.wide.s32 %0, %1, %2, %3;"
-        : "=l"(at)
-        : "r"(row), "r"(l.stride[plane]), "l"(l.from[plane]));
+    asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(at) : "r"(row), "r"(l.stride[plane]), "l"(from));
     return at;
 }
 
@@ -57,7 +57,8 @@ __device__ __forceinline__ void load_codes(const block_memory &mem, uint8_t *sta
         const uint32_t row[4] = {r.x, r.y, r.z, r.w};
 #pragma unroll
         for (int p = p0; p < p0 + 4; p++) {
-            const uint8_t *from = row_at(l, 0, row[p - p0]);
+            const uint8_t *from = ALL ? l.codes + (uint64_t)row[p - p0] * (uint32_t)l.stride[0]
+                                      : row_at(l, 0, row[p - p0], l.from[0]);
             const int slip = slips<D>() ? (int)((uintptr_t)from & 15) : 0;
             from -= slip;
 #pragma unroll
@@ -65,8 +66,12 @@ __device__ __forceinline__ void load_codes(const block_memory &mem, uint8_t *sta
                 if (c + 8 > chunks && l.chunk + c >= chunks)
                     break;
                 uint8_t *here = to + p * 16 * pitch<D>() + 16 * c;
-                const int n = ALL ? 16 : bytes_here(valid, slip, l.chunk + c);
-                copy_16(here, from + (n ? 16 * (l.chunk + c) : 0), n);
+                if (ALL) {
+                    copy_16(here, from + 16 * c, 16);
+                } else {
+                    const int n = bytes_here(valid, slip, l.chunk + c);
+                    copy_16(here, from + (n ? 16 * (l.chunk + c) : 0), n);
+                }
             }
         }
     }
@@ -80,7 +85,8 @@ __device__ __forceinline__ void load_scales(const block_memory &mem, uint8_t *to
     constexpr int passes = S::ROWS / 16;
 #pragma unroll
     for (int p = 0; p < passes; p += 8) {
-        const uint8_t *from = row_at(l, plane, mem.rows[l.first * passes + p + l.chunk]);
+        const uint8_t *from =
+            row_at(l, plane, mem.rows[l.first * passes + p + l.chunk], l.from[plane]);
         const int slip = (int)((uintptr_t)from & 15);
         uint8_t *here = to + (l.first + 16 * (p + l.chunk)) * chunks * 16;
         from -= slip;
@@ -99,11 +105,12 @@ __device__ __forceinline__ void load_step(const wide_args &a, const block_memory
     constexpr int bytes = code_bytes<D>();
     const format_args f = {a.p.w.group, a.p.w.scale_type};
     const int64_t left = D::bytes(0, a.p.k, f) - (int64_t)step * bytes;
-    if (!slips<D>() && bytes % 16 == 0 && left >= bytes)
+    if (!slips<D>() && bytes % 16 == 0 && left >= bytes && l.stride[0] >= 0)
         load_codes<D, S, true>(mem, stage, l, bytes);
     else
         load_codes<D, S, false>(mem, stage, l, (int)(left < bytes ? left : bytes));
     l.from[0] += bytes;
+    l.codes += bytes;
 #pragma unroll
     for (int plane = 1; plane < D::planes; plane++) {
         const int each = a.plane_bytes[plane];
@@ -157,6 +164,7 @@ __device__ __forceinline__ void load_weights(const wide_args &a, const block_mem
         for (int plane = 0; plane < D::planes; plane++)
             l.from[plane] = mine.plane[plane] + now * mine.expert_stride[plane] +
                             first * mine.row_stride[plane];
+        l.codes = l.from[0] + 16 * l.chunk;
         for (int step = 0; step < steps; step++) {
             barrier_wait_lazily(mem.empty(0, to.stage), to.parity);
             load_step<D, S>(a, mem, mem.weights + to.stage * a.stage_bytes, l, step);

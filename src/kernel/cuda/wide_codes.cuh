@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+// Codes of the wide product where they lie in the low bits of a half: a bf16 number of such bits, v
+// times 2^-133, is subnormal or next to it, and a multiplication with a scale times 2^96 makes it
+// normal again. That leaves a mask and a multiply-add for two weights: no exponent to put in and to
+// take out again. A nibble at bits 4 to 7 counts 16 times, which its scale makes up for.
+//
+// Weights are then 2^-37 of what they are, exactly so for scales below 2^31; activations in the
+// order of such a decoder are 2^37 of what they are, or else the sums are multiplied in the end.
+#ifndef GQMM_KERNEL_CUDA_WIDE_CODES_CUH
+#define GQMM_KERNEL_CUDA_WIDE_CODES_CUH
+
+#include "kernel/cuda/decode_blocks.cuh"
+#include "kernel/cuda/decode_k_quants.cuh"
+#include "kernel/cuda/decode_mlx.cuh"
+#include "kernel/cuda/words.cuh"
+
+namespace gqmm
+{
+namespace wide_product
+{
+
+constexpr int LOW_SCALE = 96, LOW_REST = 133 - LOW_SCALE;
+constexpr float LOW_FACTOR = (float)(1ll << LOW_REST); // of activations
+
+// low:       codes are left in the low bits; get() puts those of piece j for lane t
+// bias:      what a code has too much
+// odd_pairs: pairs 1 and 3 count 16 times; else odd pieces do, if any
+template <class D> struct wide_codes {
+    static constexpr bool low = false;
+    static constexpr order in_order = D::in_order;
+};
+
+template <int BIAS> struct low_nibbles {
+    static constexpr bool low = true, odd_pairs = true, odd_pieces = false;
+    static constexpr int bias = BIAS;
+    static constexpr order in_order = NIBBLE;
+
+    GQMM_HD static inline void get(uint32_t (&a)[4], const uint8_t *p, int j, int t)
+    {
+        const uint32_t w = *(const uint32_t *)(p + 16 * j + 4 * t);
+        a[0] = w & 0x000f000f;
+        a[1] = w & 0x00f000f0;
+        a[2] = w >> 8 & 0x000f000f;
+        a[3] = w >> 8 & 0x00f000f0;
+    }
+};
+template <> struct wide_codes<dec_int4> : low_nibbles<8> {
+};
+template <> struct wide_codes<dec_affine4> : low_nibbles<0> {
+};
+
+template <> struct wide_codes<dec_q4_k> {
+    static constexpr bool low = true, odd_pairs = false, odd_pieces = true;
+    static constexpr int bias = 0;
+    static constexpr order in_order = BYTES;
+
+    GQMM_HD static inline void get(uint32_t (&a)[4], const uint8_t *p, int j, int t)
+    {
+        const uint2 w = *(const uint2 *)(p + 16 + 32 * (j >> 1) + 8 * t);
+        const uint32_t mask = j & 1 ? 0x00f000f0 : 0x000f000f;
+        a[0] = w.x & mask;
+        a[1] = w.x >> 8 & mask;
+        a[2] = w.y & mask;
+        a[3] = w.y >> 8 & mask;
+    }
+};
+
+// What x_order has to be, as y_order of the product ahead: 1 + the order, and 16 for activations
+// times LOW_FACTOR.
+template <class D> constexpr int order_code()
+{
+    return 1 + wide_codes<D>::in_order + (wide_codes<D>::low ? 16 : 0);
+}
+
+GQMM_HD constexpr order order_of_code(int code)
+{
+    return (order)((code & 15) - 1);
+}
+
+} // namespace wide_product
+} // namespace gqmm
+
+#endif
