@@ -16,7 +16,7 @@ namespace gqmm
 namespace
 {
 
-constexpr int MOST_THREADS = 256;
+constexpr int MOST_THREADS = 256, SLOTS = 8;
 
 GQMM_HD constexpr int size_of(int type)
 {
@@ -49,11 +49,38 @@ __device__ __forceinline__ void set_element(elements<TYPE, N> &v, int i, float f
     }
 }
 
+// Rows are read once: they are the first to leave the second-level cache, so that those still to be
+// read stay.
+__device__ __forceinline__ uint64_t read_once()
+{
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+// Without a branch, so that many are on their way at once; zeros unless `really`.
+template <class V>
+__device__ __forceinline__ V load_once(const uint8_t *p, uint64_t policy, bool really)
+{
+    V v = {};
+    if constexpr (sizeof(V) == 16) {
+        uint4 raw = {};
+        asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %6, 0;\n"
+                     "@p ld.global.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], "
+                     "%5;\n}"
+                     : "+r"(raw.x), "+r"(raw.y), "+r"(raw.z), "+r"(raw.w)
+                     : "l"(p), "l"(policy), "r"((uint32_t)really));
+        memcpy(&v, &raw, sizeof v);
+    } else if (really) {
+        v = *(const V *)p;
+    }
+    return v;
+}
+
 // A thread sums N neighbouring columns of a token, with the rows of SLOTS slots on their way at
-// once: 8 for a short way, 4 for many threads on a multiprocessor.
-template <int PAIRS, int Y, int N, int SLOTS>
-__global__ void __launch_bounds__(MOST_THREADS, SLOTS == 4 ? 6 : 2)
-    add_up_kernel(gqmm_cuda_combine c)
+// once.
+template <int PAIRS, int Y, int N>
+__global__ void __launch_bounds__(MOST_THREADS, 3) add_up_kernel(gqmm_cuda_combine c)
 {
     typedef elements<PAIRS, N> vector;
     wait_for_previous();
@@ -66,10 +93,11 @@ __global__ void __launch_bounds__(MOST_THREADS, SLOTS == 4 ? 6 : 2)
     const uint8_t *rows =
         (const uint8_t *)c.pairs + (token * c.n_slots * c.d + column) * size_of(PAIRS);
     const int64_t row_bytes = c.d * size_of(PAIRS), at = token * c.d + column;
+    const uint64_t policy = read_once();
 
     vector shared = {};
     if (c.shared)
-        shared = *(const vector *)((const uint8_t *)c.shared + at * size_of(PAIRS));
+        shared = load_once<vector>((const uint8_t *)c.shared + at * size_of(PAIRS), policy, true);
     float sum[N] = {};
     for (int s = 0; s < c.n_slots; s += SLOTS) {
         vector v[SLOTS];
@@ -83,8 +111,7 @@ __global__ void __launch_bounds__(MOST_THREADS, SLOTS == 4 ? 6 : 2)
         }
 #pragma unroll
         for (int i = 0; i < SLOTS; i++)
-            if (use[i])
-                v[i] = *(const vector *)(rows + (s + i) * row_bytes);
+            v[i] = load_once<vector>(rows + (s + i) * row_bytes, policy, use[i]);
 #pragma unroll
         for (int i = 0; i < SLOTS; i++)
 #pragma unroll
@@ -120,11 +147,8 @@ int launch_columns(const gqmm_cuda_combine &c, int path, gqmm_stream s)
     const int64_t threads = ((vectors + blocks - 1) / blocks + 31) / 32 * 32;
     if (blocks > 65535 || c.n_tokens > INT32_MAX)
         return (int)cudaErrorInvalidValue;
-    auto *kernel =
-             c.n_tokens < 1024 || N == 1 ? add_up_kernel<PAIRS, Y, N, 8> : add_up_kernel < PAIRS,
-         Y, N, N == 1 ? 8 : 4 > ;
-    return launch(kernel, dim3((unsigned)c.n_tokens, (unsigned)blocks), dim3((unsigned)threads), 0,
-                  s, path, c);
+    return launch(add_up_kernel<PAIRS, Y, N>, dim3((unsigned)c.n_tokens, (unsigned)blocks),
+                  dim3((unsigned)threads), 0, s, path, c);
 }
 
 template <int PAIRS, int Y> int launch_types(const gqmm_cuda_combine &c, int path, gqmm_stream s)

@@ -7,7 +7,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-/* Pairs up to which the rows that are summed stay fp32: they then fit in the second-level cache. */
+/* Pairs up to which the rows that are summed stay fp32: they then fit in the second-level cache,
+ * unless wide tiles' weights pass through it meanwhile. */
 enum { MOST_FP32_PAIRS = 4096 };
 
 /* gate, up and down over `rows` rows, each product its own call. */
@@ -107,7 +108,6 @@ static void plan_ffn(plan *m, ffn *f, const gqmm_ffn *w, bool routed)
     f->down.p.x_type = s->d.x_type;
     f->down.p.slots = 1;
     f->down.p.n_x = routed ? s->n_pairs : 1;
-    f->down.p.y_type = m->pairs_type;
     f->down.p.y_row = f->down.p.y_pair = s->width;
     /* Ids and the list are as old as gate's launch. */
     f->down.p.ids_early = 1;
@@ -352,10 +352,11 @@ gqmm_status gqmm_moe_on_cuda(gqmm_context *ctx, const gqmm_moe_state *s, bool ru
     if (s->n_pairs > INT32_MAX)
         return gqmm_fail(err, GQMM_E_SHAPE, 0, "%" PRId64 " pairs exceed the 2^31 of one CUDA call",
                          s->n_pairs);
-    m.pairs_type = s->n_pairs <= MOST_FP32_PAIRS ? GQMM_F32 : s->d.x_type;
     plan_ffn(&m, &m.routed, &s->routed, true);
     if (s->d.shared_gate)
         plan_ffn(&m, &m.shared, &s->shared, false);
+    m.pairs_type = s->n_pairs <= MOST_FP32_PAIRS && !m.routed.down.wide ? GQMM_F32 : s->d.x_type;
+    m.routed.down.p.y_type = m.shared.down.p.y_type = m.pairs_type;
     if (s->d.router) {
         m.router = dense_call(&m, s->d.router, s->n_experts, s->width);
         m.router.narrow = true; /* its weights are never rounded */
