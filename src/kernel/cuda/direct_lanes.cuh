@@ -109,10 +109,10 @@ template <int G, bool OFFSET> struct lane_nibbles {
                                                  uint32_t by_16th)
     {
         const int at = (e & ~7) | (e & 1) * 4 | (e >> 1 & 3);
-        *(uint4 *)(row + at * 16) = make_uint4(times(__byte_perm(v.x, v.z, 0x5410), by),
-                                               times(__byte_perm(v.x, v.z, 0x7632), by_16th),
-                                               times(__byte_perm(v.y, v.w, 0x5410), by),
-                                               times(__byte_perm(v.y, v.w, 0x7632), by_16th));
+        *(uint4 *)(row + at * 16) = make_uint4(pair_mul(__byte_perm(v.x, v.z, 0x5410), by),
+                                               pair_mul(__byte_perm(v.x, v.z, 0x7632), by_16th),
+                                               pair_mul(__byte_perm(v.y, v.w, 0x5410), by),
+                                               pair_mul(__byte_perm(v.y, v.w, 0x7632), by_16th));
     }
 
     // Sums of groups, [group][column].
@@ -129,7 +129,7 @@ template <int G, bool OFFSET> struct lane_nibbles {
             sum += __shfl_xor_sync(~0u, sum, d);
         if (e % (G / 8) == 0)
             ((float *)sums)[e / (G / 8) * DIRECT_COLUMNS + col] =
-                sum * (power == USUALLY ? 1.0f : power_of_2(power - USUALLY));
+                sum * (power == USUALLY ? 1.0f : power_of_two(power - USUALLY));
     }
 
     // Those of the lane's two columns.
@@ -259,8 +259,8 @@ struct lane_q4_k {
     {
         const uint32_t f = e & 4 ? by_16th : by;
         *(uint4 *)(row + e * 16) = make_uint4(
-            times(__byte_perm(v.x, v.y, 0x5410), f), times(__byte_perm(v.x, v.y, 0x7632), f),
-            times(__byte_perm(v.z, v.w, 0x5410), f), times(__byte_perm(v.z, v.w, 0x7632), f));
+            pair_mul(__byte_perm(v.x, v.y, 0x5410), f), pair_mul(__byte_perm(v.x, v.y, 0x7632), f),
+            pair_mul(__byte_perm(v.z, v.w, 0x5410), f), pair_mul(__byte_perm(v.z, v.w, 0x7632), f));
     }
 
     // Sums of 32 numbers as three bf16 parts, for a matrix instruction with the minima: of every
@@ -284,7 +284,7 @@ struct lane_q4_k {
             return;
         const int b = e / 4 % 8;
         uint8_t *at = sums + col * sum_pitch(p.k) + e / 32 * 64 + b / 2 * 16 + b % 2 * 2;
-        float v = sum * power_of_2(power);
+        float v = sum * power_of_two(power);
 #pragma unroll
         for (int i = 0; i < 3; i++) {
             const __nv_bfloat16 part = __float2bfloat16_rn(v);

@@ -8,6 +8,7 @@
 #include "kernel/cuda/direct_tiles.cuh"
 #include "kernel/cuda/few.cuh"
 #include "kernel/cuda/mma.cuh"
+#include "kernel/cuda/words.cuh"
 
 namespace gqmm
 {
@@ -36,17 +37,6 @@ GQMM_HD constexpr int direct_power(uint32_t sizes, int column)
 {
     const uint32_t s = sizes >> 4 * column & 15;
     return s & 8 ? -8 : s & 4 ? 20 : s & 2 ? 60 : s & 1 ? USUALLY : 127;
-}
-
-__device__ __forceinline__ float power_of_2(int n)
-{
-    return __uint_as_float((uint32_t)(127 + n) << 23);
-}
-
-__device__ __forceinline__ uint32_t times(uint32_t pair, uint32_t by)
-{
-    const __nv_bfloat162 v = __hmul2(*(const __nv_bfloat162 *)&pair, *(const __nv_bfloat162 *)&by);
-    return *(const uint32_t *)&v;
 }
 
 // 2^n twice as bf16.
@@ -117,8 +107,8 @@ __device__ __forceinline__ float2 bring_direct(uint8_t *xs, const gqmm_cuda_prod
         return make_float2(1.0f, 1.0f);
     place_columns<L>(xs, p, c, all);
     __syncthreads();
-    return make_float2(power_of_2(USUALLY - direct_power(all, 2 * t)),
-                       power_of_2(USUALLY - direct_power(all, 2 * t + 1)));
+    return make_float2(power_of_two(USUALLY - direct_power(all, 2 * t)),
+                       power_of_two(USUALLY - direct_power(all, 2 * t + 1)));
 }
 
 } // namespace gqmm

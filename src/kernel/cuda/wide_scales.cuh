@@ -92,11 +92,6 @@ template <int n> __device__ __forceinline__ void write_words(uint32_t *p, const 
     }
 }
 
-__device__ __forceinline__ float power_of_two(int e)
-{
-    return __uint_as_float((uint32_t)(127 + e) << 23);
-}
-
 // The same number twice, rounded.
 __device__ __forceinline__ uint32_t twice(float v)
 {

@@ -48,6 +48,12 @@ GQMM_HD static inline uint32_t pick(uint32_t x, uint32_t mask, uint32_t bits)
 #endif
 }
 
+// 2^e, -126 to 127.
+GQMM_HD static inline float power_of_two(int e)
+{
+    return gqmm_bits_to_f32((uint32_t)(127 + e) << 23);
+}
+
 // ---- pairs of bf16
 
 #ifdef __CUDA_ARCH__
