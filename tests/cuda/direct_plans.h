@@ -11,7 +11,7 @@ using namespace gqmm;
 template <class L>
 static bool check_direct_plan(const gqmm_cuda_product &p, int path, bool (*fail)(const char *, ...))
 {
-    const direct_plan plan = plan_direct<L>(&p, path);
+    const direct_plan plan = plan_direct<L>(&p, path, direct_steps(&p));
     const int steps = (int)(p.k / 256), share = 1 << plan.k_bits;
     const int ring = plan.warps * (plan.stages * L::stage_bytes + plan.round * 32 * 16);
     const int own = (int)(2 * sizeof(column_set<DIRECT_COLUMNS>) + sizeof(direct_pairs)) + 1024;
@@ -21,7 +21,7 @@ static bool check_direct_plan(const gqmm_cuda_product &p, int path, bool (*fail)
         return fail("sm_%d: %d warps, %d share K of %d, rounds of %d, %d stages", path, plan.warps,
                     share, steps, plan.round, plan.stages);
     return (plan.bytes == plan.x_bytes + ring &&
-            (plan.bytes + own <= most || !direct_fits<L>(&p, path)) &&
+            (plan.bytes + own <= most || plan.bytes > direct_memory(path) - 4096) &&
             (plan.blocks == 1 || 2 * (plan.bytes + own) <= most + 1024)) ||
            fail("sm_%d: %d bytes for each of %d blocks", path, plan.bytes, plan.blocks);
 }

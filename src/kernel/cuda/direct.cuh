@@ -35,18 +35,6 @@ struct direct_plan {
     int x_bytes, bytes; // of shared memory
 };
 
-// Until the oldest of `stages` steps is there.
-__device__ __forceinline__ void wait_step(int stages)
-{
-    if (stages == 4)
-        copies_wait<3>();
-    else if (stages == 3)
-        copies_wait<2>();
-    else
-        copies_wait<1>();
-    __syncwarp();
-}
-
 // ---------------------------------------------------------------- kernel
 
 // The sums of K's parts, in order.
@@ -196,7 +184,7 @@ __global__ void __launch_bounds__(DIRECT_THREADS)
                 float acc[1][4] = {};
                 const uint8_t *x_step = x;
                 for (int s = mine; s < steps; s += share, x_step += share * 512) {
-                    wait_step(plan.stages);
+                    few_wait<2>(plan.stages);
                     L::multiply(acc[0], ring + slot * L::stage_bytes, x_step, x_sums, s, g, t);
                     __syncwarp();
                     ask(slot);
@@ -234,23 +222,35 @@ __global__ void __launch_bounds__(DIRECT_THREADS)
 
 // ---------------------------------------------------------------- host
 
-// Needs at least one tile and one output.
-template <class L> direct_plan plan_direct(const gqmm_cuda_product *p, int path)
+// Shared memory of a multiprocessor for its blocks, 4 KB more for each than its plan counts.
+constexpr int direct_memory(int path)
 {
-    const int steps = (int)(p->k / 256);
+    return (path == GQMM_CUDA_SM90 ? 222 : 98) * 1024;
+}
+
+// Steps of 256 that a multiprocessor has to do, as far as is known here.
+inline double direct_steps(const gqmm_cuda_product *p)
+{
+    const int64_t row_tiles = p->n / (p->up.plane[0] ? 8 : 16);
+    return expected_tiles(p, DIRECT_COLUMNS) * (double)(row_tiles * (p->k / 256)) /
+           multiprocessors();
+}
+
+// `todo` is direct_steps(); needs one step of K.
+template <class L> direct_plan plan_direct(const gqmm_cuda_product *p, int path, double todo)
+{
+    const int steps = (int)(p->k / 256), memory = direct_memory(path);
     direct_plan plan = {};
     plan.tiles = (int)tiles_of(p, DIRECT_COLUMNS);
     plan.row_tiles = (int)(p->n / (p->up.plane[0] ? 8 : 16));
     plan.x_bytes = direct_bytes<L>(p);
     // Two small blocks share a multiprocessor, so that one reads while the other begins, where
-    // activations leave them room for it. A block also has 4 KB that do not count here.
-    const int memory = (path == GQMM_CUDA_SM90 ? 222 : 98) * 1024;
+    // activations leave them room for it.
     const bool small = plan.x_bytes + 8 * 3 * L::stage_bytes <= memory / 2 - 4096;
     plan.blocks = small ? 2 : 1;
     plan.warps = small || path != GQMM_CUDA_SM90 ? 8 : 16;
     // Warps share K where each would have less than one half of a row tile to itself.
-    const double mean =
-        expected_tiles(p, DIRECT_COLUMNS) * plan.row_tiles / (plan.blocks * multiprocessors());
+    const double mean = todo / steps / plan.blocks; // row tiles of a block
     plan.k_bits = small ? 0 : 1;
     while (plan.warps >> plan.k_bits > 2 * mean + 1 && 2 << plan.k_bits <= plan.warps)
         plan.k_bits++;
@@ -270,32 +270,27 @@ template <class L> direct_plan plan_direct(const gqmm_cuda_product *p, int path)
     return plan;
 }
 
-// Steps of 256 that a multiprocessor has to do, as far as is known here.
-inline double direct_steps(const gqmm_cuda_product *p)
-{
-    const int64_t row_tiles = p->n / (p->up.plane[0] ? 8 : 16);
-    return expected_tiles(p, DIRECT_COLUMNS) * (double)(row_tiles * (p->k / 256)) /
-           multiprocessors();
-}
-
-template <class L> bool direct_fits(const gqmm_cuda_product *p, int path)
+// False: not for these sizes or weights, too little to do, or no room; then there may be no plan.
+template <class L> bool direct_fits(direct_plan *plan, const gqmm_cuda_product *p, int path)
 {
     const int per_tile = p->up.plane[0] ? 8 : 16;
-    return p->x_type == GQMM_BF16 && p->k % 256 == 0 && p->k > 0 && p->n % per_tile == 0 &&
-           p->w.aligned && (!p->up.plane[0] || p->up.aligned) && L::fits(p->w) &&
-           columns_of_tile(p) <= DIRECT_COLUMNS && direct_steps(p) >= L::pays_from &&
-           p->w.n_experts <= INT16_MAX &&
-           (p->list.tiles || !p->rhs || p->m > 1 || p->n_pairs <= DIRECT_PAIRS) &&
-           plan_direct<L>(p, path).bytes <= (path == GQMM_CUDA_SM90 ? 218 : 94) * 1024;
+    if (p->x_type != GQMM_BF16 || p->k % 256 != 0 || p->k == 0 || p->n % per_tile != 0 ||
+        !p->w.aligned || (p->up.plane[0] && !p->up.aligned) || !L::fits(p->w) ||
+        columns_of_tile(p) > DIRECT_COLUMNS || p->w.n_experts > INT16_MAX ||
+        (!p->list.tiles && p->rhs && p->m == 1 && p->n_pairs > DIRECT_PAIRS))
+        return false;
+    const double todo = direct_steps(p);
+    if (todo < L::pays_from)
+        return false;
+    *plan = plan_direct<L>(p, path, todo);
+    return plan->bytes <= direct_memory(path) - 4096;
 }
 
-template <class L> int direct(const gqmm_cuda_product *p, int path, gqmm_stream s)
+template <class L>
+int direct(const gqmm_cuda_product *p, const direct_plan &plan, int path, gqmm_stream s)
 {
-    const direct_plan plan = plan_direct<L>(p, path);
     const int64_t all = (int64_t)plan.tiles * plan.row_tiles;
     const int64_t most = (int64_t)plan.blocks * multiprocessors();
-    if (all == 0)
-        return 0;
     return launch(direct_kernel<L>, dim3((unsigned)(all < most ? all : most)),
                   dim3((unsigned)plan.warps * 32), (size_t)plan.bytes, s, path, *p, plan);
 }
@@ -316,13 +311,15 @@ template <class... L> struct direct_lanes {
 template <class L, class... M> struct direct_lanes<L, M...> {
     static bool fit(const gqmm_cuda_product *p, int path)
     {
-        return direct_fits<L>(p, path) || direct_lanes<M...>::fit(p, path);
+        direct_plan plan;
+        return direct_fits<L>(&plan, p, path) || direct_lanes<M...>::fit(p, path);
     }
     static int run(const gqmm_cuda_product *p, int path, gqmm_stream s, bool *done)
     {
+        direct_plan plan;
         *done = true;
-        return direct_fits<L>(p, path) ? direct<L>(p, path, s)
-                                       : direct_lanes<M...>::run(p, path, s, done);
+        return direct_fits<L>(&plan, p, path) ? direct<L>(p, plan, path, s)
+                                              : direct_lanes<M...>::run(p, path, s, done);
     }
 };
 

@@ -147,14 +147,14 @@ __device__ __forceinline__ void bring_few(uint8_t *xs, float *sums, const void *
 
 // ---------------------------------------------------------------- steps
 
-// Waits for the oldest of the `stages` steps of a ring, 1 to 4.
-__device__ __forceinline__ void few_wait(int stages)
+// Waits for the oldest of the `stages` steps of a ring, LEAST to 4.
+template <int LEAST> __device__ __forceinline__ void few_wait(int stages)
 {
     if (stages == 4)
         copies_wait<3>();
     else if (stages == 3)
         copies_wait<2>();
-    else if (stages == 2)
+    else if (LEAST == 2 || stages == 2)
         copies_wait<1>();
     else
         copies_wait<0>();

@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(FEW_THREADS, 2)
                  {sums + from[1] * few_sums<D>(k) + at, sums + from[2] * few_sums<D>(k) + at}}};
             const float factor[2] = {global_of(c.w, table.expert[entry]),
                                      global_of(down ? c.w : c.up, table.expert[entry])};
-            few_wait(plan.stages);
+            few_wait<1>(plan.stages);
             scale_table<D, 1>::make(scales, weights.at(stage, 0, lane, s), lane, f);
             __syncwarp();
             multiply<D, 1, true>(acc, weights.at(stage, 1, lane, s), weights.at(stage, 2, lane, s),

@@ -22,9 +22,6 @@ enum making { ONE, TWO, OFFSET, LOW };
 template <class D> struct has_bf16_scales {
     static constexpr bool value = false;
 };
-template <> struct has_bf16_scales<dec_int4> {
-    static constexpr bool value = true;
-};
 template <> struct has_bf16_scales<dec_mxfp4> {
     static constexpr bool value = true;
 };
