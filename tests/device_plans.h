@@ -112,7 +112,8 @@ static bool pair_counts(const gqmm_format_info *f)
 }
 
 /* Few bf16 columns of whole row tiles: from one tile to more than the device has blocks, K from one
- * step to more than the warps of a block. */
+ * step to more than the warps of a block. The last ones are as large as direct.cuh asks for
+ * (pays_from), without a list and with one. */
 static bool few_columns(const gqmm_format_info *f)
 {
     static const call_plan plans[] = {
@@ -127,9 +128,12 @@ static bool few_columns(const gqmm_format_info *f)
         {.e = 3, .rows = 1040, .cols = 1280, .pairs = 3, .m = 11},
         {.e = 1, .rows = 4112, .cols = 2048, .m = 8, .dense = true, .scaled = true},
         {.e = 2, .rows = 16, .cols = 6144, .m = 3, .dense = true},
+        {.e = 28, .rows = 1024, .cols = 4096, .pairs = 128, .rhs = IDS_SKIP, .scaled = true},
+        {.e = 34, .rows = 2048, .cols = 2048, .pairs = 130, .nan = true},
+        {.e = 34, .rows = 8192, .cols = 512, .pairs = 130, .scaled = true},
     };
     bool ok = true;
-    for (int i = 0; ok && i < COUNT(plans); i++) {
+    for (int i = 0; ok && i < COUNT(plans) - (h.quick ? 2 : 0); i++) {
         call_plan p = plans[i];
         p.transpose = 1;
         p.x_type = GQMM_BF16;
