@@ -100,7 +100,7 @@ pack() {
     build_all || return 1
     ldd "$bin/gqmm" | sed -n 's/.* => \([^ ]*lib\(jansson\|pcre2\)[^ ]*\) .*/\1/p' |
         while read -r library; do
-            cp -L "$library" "$bin/lib/"
+            [ "$library" -ef "$bin/lib/${library##*/}" ] || cp -L "$library" "$bin/lib/"
         done
     # Every program holds the same kernels: a dictionary over all of them stores these once.
     tar -C "$build" -cf - "${bin#"$build"/}" | xz -T1 --lzma2=preset=3,dict=96MiB >"$build/bin.tar.xz"
