@@ -10,6 +10,7 @@
 #include "kernel/cuda/activations.cuh"
 #include "kernel/cuda/dense_mma.cuh"
 #include "kernel/cuda/launch.cuh"
+#include "kernel/cuda/tensor_map.cuh"
 
 namespace gqmm
 {
@@ -198,29 +199,10 @@ __global__ void __launch_bounds__(S::THREADS, 1) kernel(const __grid_constant__ 
 
 // ---------------------------------------------------------------- host
 
-typedef CUresult (*encode_tiled)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
-                                 const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
-                                 const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
-                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-// NULL: a driver without it.
-encode_tiled find_encoder()
-{
-    void *found = NULL;
-    cudaDriverEntryPointQueryResult how;
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault,
-                                         &how) != cudaSuccess ||
-        how != cudaDriverEntryPointSuccess) {
-        (void)cudaGetLastError();
-        return NULL;
-    }
-    return (encode_tiled)found;
-}
-
 // A matrix of `rows` rows of k bf16, copied in tiles of `height` rows by STEP.
 bool describe(CUtensorMap *map, const void *at, int64_t rows, int64_t k, int64_t stride, int height)
 {
-    static const encode_tiled encode = find_encoder();
+    static const tensor_encoder encode = find_tensor_encoder();
     const cuuint64_t size[] = {(cuuint64_t)k, (cuuint64_t)rows};
     const cuuint64_t bytes[] = {(cuuint64_t)stride * 2};
     const cuuint32_t box[] = {STEP, (cuuint32_t)height}, step[] = {1, 1};
