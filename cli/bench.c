@@ -40,7 +40,7 @@ static const option bench_options[] = {
     {"isa", 0, OPT_TEXT, offsetof(bench_settings, machine.isa), 0, 0, "ISA",
      "use no kernels above this one; 'gqmm info' lists them (default: the best)"},
     {"precision", 0, OPT_CHOICE, offsetof(bench_settings, machine.precision), 0, 0, "exact|int8",
-     "float activations, or activations rounded to int8 in blocks of 32"},
+     "float activations, or activations rounded to int8"},
     {"seconds", 0, OPT_REAL, offsetof(bench_settings, seconds), 0.001, 3600, "S",
      "measure a row for this long and at least ten times; below 0.1 only to try it out"},
     {"pages", 0, OPT_CHOICE, offsetof(bench_settings, pages), 0, 0, "small|huge",

@@ -82,6 +82,7 @@ typedef struct bench_row {
     double floor_us, share;
     bool by_memory; /* which floor holds */
     bool router;    /* a part of the call */
+    bool int8;      /* on a device: activations were rounded */
 } bench_row;
 
 /* All rows on set->device; a CLI_* code, after saying what is wrong. */

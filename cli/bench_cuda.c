@@ -48,6 +48,15 @@ static bool finite_output(operands *o)
     return ok;
 }
 
+/* Whether the last call rounded its activations, which is for the library to choose. */
+static bool was_int8(const gqmm_context *ctx)
+{
+    char how[300] = "";
+
+    gqmm_explain(ctx, how, sizeof how);
+    return strstr(how, " int8") != NULL;
+}
+
 /* Each layer once, without a graph: warm-up, whether the output is one, and which experts the
  * routers choose. */
 static bool warm_up(operands *o)
@@ -128,8 +137,8 @@ static bool replay(operands *o, void *graph, int64_t calls, bench_row *row)
     return ok && n > 0 && bench_settle(o->d);
 }
 
-/* Bytes at the rate of a large copy or read, whichever is more, or multiply-adds at the rate of the
- * tensor cores; nothing is added for launches. */
+/* Bytes at the rate of a large copy or read, whichever is more, or multiply-adds at the rate that
+ * the tensor cores have for the precision; nothing is added for launches. */
 static void set_floor(const operands *o, bench_row *row)
 {
     const bench_device *device = o->d->device;
@@ -141,7 +150,8 @@ static void set_floor(const operands *o, bench_row *row)
         row->bytes += (double)bench_router_bytes(o->in.l);
         row->macs += (double)(o->in.tokens * o->in.l->n_experts * o->in.l->cols[0]);
     }
-    const double memory = row->bytes / rate, compute = row->macs / device->matrix;
+    const double memory = row->bytes / rate;
+    const double compute = row->macs / (row->int8 ? device->int8 : device->matrix);
     row->dram = rate;
     row->router = o->in.router != NULL;
     row->by_memory = memory >= compute;
@@ -159,6 +169,7 @@ static int measure_row(on_device *d, int64_t tokens, bench_row *row)
     *row = (bench_row){.layers = d->l, .tokens = tokens, .isa = gqmm_context_isa(d->ctx)};
     if (bench_put_operands(&o, d, tokens) && warm_up(&o) && choose_calls(&o, &calls) &&
         (graph = capture(&o, calls)) && replay(&o, graph, calls, row)) {
+        row->int8 = was_int8(d->ctx);
         set_floor(&o, row);
         code = interrupted() ? CLI_INTERRUPTED : CLI_OK;
     }

@@ -20,6 +20,7 @@ typedef struct bench_device {
     double copy, read; /* bytes per second: a large copy, both ways counted; a large read */
     double matrix;     /* bf16 multiply-adds per second of the tensor cores, on random numbers */
     const char *matrix_by; /* "wgmma", "mma.sync" */
+    double int8;           /* the same of int8 by wgmma; 0: there is none */
 } bench_device;
 
 /* Failures: false or NULL, and bench_device_error() has the runtime's sentence. */

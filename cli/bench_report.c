@@ -30,10 +30,12 @@ double bench_quantile(const double *sorted, int64_t n, double q)
     return i + 1 < n ? sorted[i] + (at - (double)i) * (sorted[i + 1] - sorted[i]) : sorted[i];
 }
 
-/* A device takes int8 for exact. */
-static const char *precision_word(const bench *b)
+/* A device takes int8 for exact where it has no such kernel. */
+static const char *precision_word(const bench *b, const bench_row *r)
 {
-    return b->set->machine.precision == GQMM_EXACT || b->device ? "exact" : "int8";
+    const bool int8 = b->device ? r->int8 : b->set->machine.precision == GQMM_INT8;
+
+    return int8 ? "int8" : "exact";
 }
 
 static const char *routing_word(const bench *b)
@@ -72,6 +74,8 @@ static void print_device_head(const bench *b)
     printf("%-28s %9.1f GB/s\n%-28s %9.1f GB/s\n%-28s %9.1f TFLOP/s  by %s\n", "memory, copy",
            d->copy / giga, "memory, read", d->read / giga, "bf16 tensor cores",
            2 * d->matrix / 1e12, d->matrix_by);
+    if (d->int8 > 0)
+        printf("%-28s %9.1f TOP/s\n", "int8 tensor cores", 2 * d->int8 / 1e12);
     print_shape(b);
 }
 
@@ -130,9 +134,9 @@ void bench_print_layers(const bench *b, const bench_layers *l)
 
 static void print_text(const bench_row *r)
 {
-    printf("%6" PRId64 " %11.1f %11.1f %6.1f%% %11.1f %7s %5.2f %8.1f  %s", r->tokens, r->us,
+    printf("%6" PRId64 " %11.1f %11.1f %6.1f%% %11.1f %7s %5.2f %8.1f  %s%s", r->tokens, r->us,
            r->us_min, 100 * r->spread, r->floor_us, r->by_memory ? "DRAM" : "compute", r->share,
-           r->dram / giga, r->isa);
+           r->dram / giga, r->isa, r->int8 ? " int8" : "");
     if (r->repeats < 10)
         printf("  (%" PRId64 " repeats)", r->repeats);
     putchar('\n');
@@ -167,6 +171,8 @@ static json_t *device_ceilings_json(const struct bench_device *d)
     json_object_set_new(o, "read_gbs", json_real(d->read / giga));
     json_object_set_new(o, "matrix_tflops", json_real(2 * d->matrix / 1e12));
     json_object_set_new(o, "matrix_by", json_string(d->matrix_by));
+    if (d->int8 > 0)
+        json_object_set_new(o, "int8_tops", json_real(2 * d->int8 / 1e12));
     return o;
 }
 
@@ -198,7 +204,7 @@ static void print_json(const bench *b, const bench_row *r)
     json_object_set_new(o, "device", json_string(b->device ? b->device->name : "cpu"));
     json_object_set_new(o, "activations", json_string(activations_word(b)));
     json_object_set_new(o, "isa", json_string(r->isa));
-    json_object_set_new(o, "precision", json_string(precision_word(b)));
+    json_object_set_new(o, "precision", json_string(precision_word(b, r)));
     json_object_set_new(o, "routing", json_string(routing_word(b)));
     json_object_set_new(o, "tokens", json_integer(r->tokens));
     json_object_set_new(o, "threads", json_integer(gqmm_context_threads(b->all)));
