@@ -91,7 +91,7 @@ engine_words engine_place(const engine *e)
     return words;
 }
 
-/* A device keeps activations as floats, whatever was asked for. */
+/* A device keeps activations as floats for the formats of model files, whatever was asked for. */
 const char *engine_precision(const engine *e)
 {
     return e->machine.precision == GQMM_EXACT || engine_device(e) ? "exact" : "int8";

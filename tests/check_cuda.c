@@ -32,6 +32,8 @@ static const walk_row walk[] = {
     {"not_numbers", not_numbers, SOME_FORMATS},
     {"pairs", pair_counts, "q4_k q4_0 mxfp4 affine4_g64_bf16 bf16"},
     {"few", few_columns, "q4_k int4_g128 int4_g64 affine4_g64_bf16 affine4_g128_bf16 q8_0 mxfp4"},
+    {"int8", int8_products, "int4_g128"},
+    {"moe_int8", moe_int8, "int4_g128"},
     {"tokens", moe_tokens, "q4_k q8_0 mxfp4 affine4_g64_bf16 int4_g64"},
     {"mixed", moe_mixed, ""},
     {"prompts", moe_prompts, ""},

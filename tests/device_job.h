@@ -17,6 +17,7 @@ typedef struct call_plan {
     bool odd;     /* strides with gaps, repeats and reversed rows */
     bool crooked; /* planes, x and y on odd addresses */
     bool nan;     /* one activation is NaN or infinite */
+    bool rounds;  /* int8 has to be taken where the device has it */
     bool scaled;  /* rows of x differ by powers of two, 2^-100 to 2^100 */
 } call_plan;
 
@@ -27,7 +28,7 @@ typedef struct job {
     gqmm_gather g;
     int64_t n, k, m, x_row, x_mat, y_row, y_pair, x_elems, y_elems, lhs_step, rhs_step, expert;
     span x, y, lhs, rhs, work;
-    bool wide;
+    bool wide, int8;     /* weights in bf16, activations in int8 */
     double *value, *mag; /* decoded stack */
     uint8_t *first;      /* y of the first run */
     tally noise, grain;  /* errors over the terms' sum, over their root of squares */

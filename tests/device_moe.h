@@ -16,6 +16,16 @@ static bool moe_is_wide(const plan *p, bool shared)
            (shared ? p->t >= 16 : strstr(how, " wide") != NULL);
 }
 
+/* Whether activations of the experts, and h, were rounded to int8 in blocks of 128. */
+static bool moe_is_int8(const plan *p, bool shared)
+{
+    char how[300] = "";
+    gqmm_explain(on.ctx, how, sizeof how);
+    return on.cuda && !shared && strcmp(on.path, "sm_90") == 0 && p->x_type == GQMM_BF16 &&
+           p->precision == GQMM_INT8 && strcmp(p->gate, "int4_g128") == 0 &&
+           strcmp(p->down, "int4_g128") == 0 && strstr(how, " int8") != NULL;
+}
+
 /* What a token's output should be, and what it may be off by: as far as numbers of h may lie on the
  * other side of where they round, and the standard deviation that weights in bf16 bring. */
 typedef struct wanted {
@@ -107,12 +117,48 @@ static void feed_forward_in(const wanted *to, double factor, const stack *gate, 
     free(noise);
 }
 
+/* The same with h in int8: where sums in fp32 fall on the other side of a middle, a number of it is
+ * a step off. That is rare; *noise has one of a thousand. */
+static void feed_forward_int8(const wanted *to, double factor, const stack *gate, const stack *up,
+                              const stack *down, int64_t e, const double *x)
+{
+    const int64_t f = down->cols, d = down->rows;
+    double *a = make(f, sizeof *a), *b = make(f, sizeof *b), *w = make(f, sizeof *w);
+    double *step = make(f, sizeof *step);
+    float *h32 = make(f, sizeof *h32);
+    product(a, gate, e, 0, f, x);
+    product(b, up->f ? up : gate, e, up->f ? 0 : f, f, x);
+    for (int64_t i = 0; i < f; i++)
+        h32[i] = (float)(a[i] * sigmoid(a[i]) * b[i]);
+    round_int8_wide(a, h32, f);
+    for (int64_t i = 0; i < f; i++)
+        for (int64_t k = i & ~(int64_t)127; k < (i | 127) + 1; k++)
+            step[i] = fmax(step[i], fabs((double)h32[k]) / 127);
+    for (int64_t i = 0; i < d; i++) {
+        double y = 0, variance = 0;
+        stack_decode(down, e, i, w, NULL, NULL);
+        for (int64_t k = 0; k < f; k++) {
+            y += w[k] * a[k];
+            variance += w[k] * w[k] * step[k] * step[k] * 1e-3;
+        }
+        to->y[i] += factor * y;
+        to->noise[i] += fabs(factor) * sqrt(variance + y * y * 0x1p-18); /* its row is bf16 */
+    }
+    free(a);
+    free(b);
+    free(w);
+    free(step);
+    free(h32);
+}
+
 static void forward(const wanted *to, double factor, const layer *l, bool shared, int64_t e,
                     const double *x, const double *x8, const plan *p)
 {
     const stack *gate = shared ? &l->s_gate : &l->gate, *up = shared ? &l->s_up : &l->up;
     const stack *down = shared ? &l->s_down : &l->down;
-    if (on.cuda)
+    if (moe_is_int8(p, shared))
+        feed_forward_int8(to, factor, gate, up, down, e, x8);
+    else if (on.cuda)
         feed_forward_in(to, factor, gate, up, down, e, x, p, moe_is_wide(p, shared));
     else
         feed_forward(to->y, factor, gate, up, down, e, x8, p->precision == GQMM_INT8);
@@ -159,7 +205,9 @@ static bool want_token(const wanted *to, const moe_call *c, int64_t t)
     for (int64_t k = 0; k < p->d; k++)
         x8[k] = x[k] =
             (double)(x32[k] = (float)element(span_image(&c->x), p->x_type, t * c->x_step + k));
-    if (p->precision == GQMM_INT8)
+    if (moe_is_int8(p, false))
+        round_int8_wide(x8, x32, p->d);
+    else if (p->precision == GQMM_INT8)
         round_int8(x8, x32, p->d);
     for (int64_t i = 0; i < p->d; i++)
         to->y[i] = to->loose[i] = to->noise[i] = 0;
@@ -185,7 +233,7 @@ static bool want_token(const wanted *to, const moe_call *c, int64_t t)
 }
 
 /* Errors allowed, as shares of the output's size: of one output, and of the mean square; what is
- * known of h and of weights in bf16 comes on top. A device serves int8 with floats. */
+ * known of h and of weights in bf16 comes on top. Of a device's int8 too. */
 static double share_of(const plan *p, bool mean)
 {
     const double step = type_rounding(p->x_type); /* many pairs: each slot's row is rounded too */

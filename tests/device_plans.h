@@ -145,6 +145,43 @@ static bool few_columns(const gqmm_format_info *f)
     return ok;
 }
 
+/* Activations in int8; the last five are left to the float kernels. */
+static bool int8_products(const gqmm_format_info *f)
+{
+    static const call_plan plans[] = {
+        {.e = 3, .rows = 300, .cols = 256, .pairs = 40, .rhs = IDS_SKIP},
+        {.e = 5, .rows = 64, .cols = 1024, .pairs = 50, .lhs = IDS_SKIP},
+        {.e = 2, .rows = 257, .cols = 512, .pairs = 30, .nan = true},
+        {.e = 7, .rows = 513, .cols = 768, .pairs = 210, .scaled = true},
+        {.e = 2, .rows = 7, .cols = 256, .pairs = 12, .m = 5, .lhs = IDS_RANDOM},
+        {.e = 3, .rows = 250, .cols = 512, .pairs = 90, .nan = true, .scaled = true},
+        {.e = 4, .rows = 1030, .cols = 256, .pairs = 128, .rhs = IDS_ONE},
+        {.e = 5, .rows = 128, .cols = 2048, .pairs = 150, .lhs = IDS_BAD},
+        {.e = 3, .rows = 96, .cols = 512, .pairs = 30, .m = 3, .rhs = IDS_BAD},
+        {.e = 60, .rows = 264, .cols = 512, .pairs = 700, .rhs = IDS_SKIP},
+        {.e = 3, .rows = 64, .cols = 384, .pairs = 60},
+        {.e = 3, .rows = 64, .cols = 512, .pairs = 60, .odd = true, .crooked = true},
+        {.e = 3, .rows = 64, .cols = 512, .pairs = 60, .y_type = GQMM_F16},
+        {.e = 30, .rows = 64, .cols = 512, .pairs = 60},
+        {.e = 3, .rows = 64, .cols = 512, .pairs = 200},
+    };
+    bool ok = true;
+    for (int i = 0; ok && i < COUNT(plans); i++) {
+        call_plan p = plans[i];
+        p.transpose = 1;
+        p.precision = GQMM_INT8;
+        p.x_type = GQMM_BF16;
+        if (!on.cuda && (p.lhs == IDS_BAD || p.rhs == IDS_BAD))
+            continue;
+        p.rounds = i < COUNT(plans) - 5;
+        p.y_type = p.y_type == GQMM_F16 ? GQMM_F16 : GQMM_BF16;
+        p.n_x = p.pairs;
+        p.rhs = p.rhs ? p.rhs : IDS_RANDOM;
+        ok = try_call(f, &p);
+    }
+    return ok;
+}
+
 /* -1 is a zero row, any other bad id a zero row and an error that is told once. */
 static bool bad_ids(const gqmm_format_info *f)
 {
@@ -300,6 +337,35 @@ static bool moe_prompts(const gqmm_format_info *f)
         p.shared = p.s_scale = rnd() & 1;
         layer l = layer_make(&p);
         ok = try_moe(&p, &l, false, rnd() & 1 ? IDS_ONE : IDS_RANDOM);
+        layer_free(&l);
+    }
+    return ok;
+}
+
+/* The same with activations and h in int8. */
+static bool moe_int8(const gqmm_format_info *f)
+{
+    bool ok = true;
+    for (int i = 0; ok && i < (h.quick ? 4 : 16); i++) {
+        plan p = {.gate = f->pub.name,
+                  .down = f->pub.name,
+                  .router = "bf16",
+                  .e = PICK(2, 3, 8, 16),
+                  .d = 256 * (1 + rnd_below(3)),
+                  .f = 256 * (1 + rnd_below(2)),
+                  .fused = rnd() & 1,
+                  .renormalize = 1,
+                  .dense = true,
+                  .precision = GQMM_INT8,
+                  .x_type = GQMM_BF16,
+                  .y_type = (int)rnd_below(3)};
+        p.s = 1 + (int)rnd_below(p.e < 4 ? p.e : 4);
+        p.t = p.e * PICK(7, 16, 31) / p.s;
+        p.given = rnd() & 1;
+        layer l = layer_make(&p);
+        ok = try_moe(&p, &l, false, rnd() & 1 ? IDS_ONE : IDS_RANDOM);
+        if (ok && strcmp(on.path ? on.path : "", "sm_90") == 0 && !moe_is_int8(&p, false))
+            ok = fail("int8 was not taken");
         layer_free(&l);
     }
     return ok;

@@ -42,6 +42,17 @@ static bool was_wide(const call_plan *p)
            columns >= 16 && (strstr(how, " wide") || strstr(how, " dense"));
 }
 
+/* Whether activations were rounded in blocks of 128, as gqmm.h says of many columns. */
+static bool was_int8(const call_plan *p, const char *format)
+{
+    const int64_t columns = (p->dense ? 1 : p->pairs) * (p->m ? p->m : 1);
+    char how[300] = "";
+    gqmm_explain(on.ctx, how, sizeof how);
+    return on.cuda && strcmp(on.path, "sm_90") == 0 && p->transpose && p->x_type == GQMM_BF16 &&
+           p->y_type == GQMM_BF16 && p->precision == GQMM_INT8 && columns >= 6 &&
+           strcmp(format, "int4_g128") == 0 && strstr(how, " int8");
+}
+
 /* What a row of x may lose to int8, for each element: half a step of its block of 32. */
 static void int8_steps(double *lost, const double *x, int64_t k)
 {
@@ -97,6 +108,7 @@ static bool check_rows(job *j)
     const double cost = (double)rows * (double)(j->n * j->k);
     const int64_t every = cost > 6e6 ? (int64_t)(cost / 6e6) + 1 : 1;
     double *x = make(j->k, sizeof *x), *lost = make(j->k, sizeof *lost);
+    float *x32 = make(j->k, sizeof *x32);
     bool ok = true;
     for (int64_t r = 0; ok && r < rows; r++) {
         if (r % every && r != rows - 1)
@@ -107,10 +119,15 @@ static bool check_rows(job *j)
         for (int64_t k = 0; lhs >= 0 && k < j->k; k++)
             x[k] = element(span_image(&j->x), j->g.x_type, lhs * j->x_mat + m * j->x_row + k);
         int8_steps(lost, x, j->k);
+        for (int64_t k = 0; j->int8 && k < j->k; k++)
+            x32[k] = (float)x[k];
+        if (j->int8)
+            round_int8_wide(x, x32, j->k);
         ok = check_row_of(j, p, m, rhs, lhs < 0 || rhs < 0 ? NULL : x,
-                          j->g.precision == GQMM_INT8 ? lost : NULL);
+                          j->g.precision == GQMM_INT8 && !on.cuda ? lost : NULL);
     }
     free(x);
+    free(x32);
     free(lost);
     return ok;
 }
@@ -232,6 +249,9 @@ static bool job_run(job *j)
     if (!job_once(j))
         return false;
     j->wide = was_wide(j->p);
+    j->int8 = was_int8(j->p, j->s.f->pub.name);
+    NEED(!j->p->rounds || !on.cuda || strcmp(on.path, "sm_90") != 0 || j->int8,
+         "int8 was not taken");
     if (!span_fenced(&j->y, "y") || !check_gaps(j) || !check_rows(j) || !check_noise(j))
         return false;
     j->first = must(malloc(j->y.total));

@@ -298,6 +298,24 @@ static inline void round_int8(double *xq, const float *x, int64_t k)
     }
 }
 
+/* x as a CUDA context's int8 products see it: blocks of 128, a multiple of which k is. */
+static inline void round_int8_wide(double *xq, const float *x, int64_t k)
+{
+    for (int64_t i = 0; i < k; i += 128) {
+        float most = 0;
+        bool numbers = true;
+        for (int64_t j = i; j < i + 128; j++) {
+            numbers = numbers && isfinite(x[j]);
+            most = fmaxf(most, fabsf(x[j]));
+        }
+        const float scale = most / 127.0f, inverse = 127.0f / most;
+        for (int64_t j = i; j < i + 128; j++)
+            xq[j] = !numbers          ? NAN
+                    : scale < FLT_MIN ? 0
+                                      : (double)scale * nearbyintf(x[j] * inverse);
+    }
+}
+
 /* Whether `got` may be fp32's answer to the sum `want` of n terms whose magnitudes add to `mag`,
  * rounded once to `type`. In any order of summation the error is below n u mag, u = 2^-24, and a
  * few u more for the product, the scale, the offset and the factor of the block: n + 6 in all.

@@ -58,6 +58,15 @@ typedef struct gqmm_cuda_list {
     int32_t most_tiles;    /* bound known to the host */
 } gqmm_cuda_list;
 
+/* Activations rounded to int8 in blocks of 128 along k, in the int8 product's order: see
+ * wide_int8_x.cuh. Sorted: [k / 128, int8_rows(), 128] and [k / 128, int8_rows()], by tiles of the
+ * list. */
+typedef struct gqmm_cuda_int8 {
+    int8_t *codes;
+    float *scales;
+    int32_t sorted;
+} gqmm_cuda_int8;
+
 /* y[column] = W[expert] . x[row]            up.plane[0] NULL
  * y[column] = silu(W . x) * (up . x)        otherwise; w and up agree in format and sizes */
 typedef struct gqmm_cuda_product {
@@ -88,6 +97,10 @@ typedef struct gqmm_cuda_product {
     int32_t x_order, y_order;
     void *x_ordered;
     uint32_t *fault;
+    /* For int8() alone: room for x rounded, [n_x * m, k] and [n_x * m, k / 128], which it fills; or
+     * sorted, what the int8() before it wrote as y8: then x is not read. */
+    gqmm_cuda_int8 x8;
+    gqmm_cuda_int8 y8; /* with `up` given: in place of y */
 } gqmm_cuda_product;
 
 /* The last product of a mixture with its weighted sum, see sum.cuh: h bf16 [T * S, K] dense. ids
@@ -179,6 +192,13 @@ typedef struct gqmm_cuda_family {
     bool (*wide_fits)(const gqmm_cuda_product *p);
     int (*wide_columns)(double mean); /* of a tile, for experts of `mean` columns */
     int32_t wide_order;               /* what wide() wants x_order to be */
+
+    /* The same with activations rounded to int8 in blocks of 128 along k. With `up` the outputs are
+     * rounded again, and p->y8 is written, not y. int8_rows: of a sorted gqmm_cuda_int8. */
+    int (*int8)(const gqmm_cuda_product *p, gqmm_stream s);
+    bool (*int8_fits)(const gqmm_cuda_product *p);
+    int (*int8_columns)(double mean); /* of a tile; 0: wide() is faster */
+    int64_t (*int8_rows)(int64_t columns, int64_t n_experts);
 } gqmm_cuda_family;
 
 /* ---- routing */

@@ -19,6 +19,7 @@ extern "C" {
 #include "format/format.h"
 }
 #include "direct_plans.h"
+#include "int8_plans.h"
 #include "kernel/cuda.h"
 #include "kernel/cuda/decode_blocks.cuh"
 #include "kernel/cuda/decode_float.cuh"
@@ -419,7 +420,7 @@ struct family_checks {
     {#name, \
      check_constants<dec_##name>, \
      check_plans<dec_##name>, \
-     check_wide_plans<dec_##name, wide>, \
+     check_wide_plans<dec_##name, (wide > 0)>, \
      {check_host<dec_##name, false>, check_host<dec_##name, true>}, \
      {check_device<dec_##name, false>, check_device<dec_##name, true>}},
 static const family_checks families[] = {
@@ -457,6 +458,7 @@ int main(void)
             report("device ", f->pub.name,
                    c->device[0](f, pages, memory) && c->device[1](f, pages, memory));
     }
+    report("host ", "int8 product", check_int8_order(fail) && check_int8_rows(fail));
     if (!device) {
         printf("skip device: no CUDA device\n");
         n_skipped++;

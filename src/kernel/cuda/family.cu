@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // One family of the CUDA room; compiled once for each row of cuda_families.def with GQMM_FAMILY its
-// name and GQMM_WIDE whether it has the wide product.
+// name and GQMM_WIDE its number there.
 #include "kernel/cuda.h"
 #include "kernel/cuda/decode_blocks.cuh"
 #include "kernel/cuda/decode_float.cuh"
@@ -14,6 +14,9 @@
 #if GQMM_WIDE
 #    include "kernel/cuda/wide.cuh"
 #endif
+#if GQMM_WIDE > 1
+#    include "kernel/cuda/wide_int8.cuh"
+#endif
 
 #define JOIN(a, b, c) a##b##c
 #define OBJECT(name) JOIN(gqmm_, name, _cuda)
@@ -24,12 +27,24 @@
 typedef DECODER(GQMM_FAMILY) decoder;
 
 extern "C" const gqmm_cuda_family OBJECT(GQMM_FAMILY) = {
-    TEXT(GQMM_FAMILY),        gqmm::best_product<decoder>,
-    gqmm::product_n<decoder>, gqmm::rows<decoder>,
-    gqmm::sum<decoder>,       gqmm::best_sum_fits<decoder>,
-    gqmm::few<decoder>,       gqmm::few_fits<decoder>,
+    TEXT(GQMM_FAMILY),
+    gqmm::best_product<decoder>,
+    gqmm::product_n<decoder>,
+    gqmm::rows<decoder>,
+    gqmm::sum<decoder>,
+    gqmm::best_sum_fits<decoder>,
+    gqmm::few<decoder>,
+    gqmm::few_fits<decoder>,
 #if GQMM_WIDE
-    gqmm::wide<decoder>,      gqmm::wide_fits<decoder>,
-    gqmm::wide_columns,       gqmm::wide_product::order_code<decoder>(),
+    gqmm::wide<decoder>,
+    gqmm::wide_fits<decoder>,
+    gqmm::wide_columns,
+    gqmm::wide_product::order_code<decoder>(),
+#endif
+#if GQMM_WIDE > 1
+    gqmm::int8,
+    gqmm::int8_fits,
+    gqmm::int8_columns,
+    gqmm::int8_rows,
 #endif
 };

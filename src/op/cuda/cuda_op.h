@@ -38,8 +38,10 @@ typedef struct gqmm_cuda_call {
     const gqmm_cuda_family *family;
     bool transpose;
     bool by_id;  /* p.rhs is or will be given */
+    bool rounds; /* asked for: activations may be rounded to int8 */
     bool narrow; /* asked for: no wide tiles */
     bool wide;   /* tiles of many columns */
+    bool int8;   /* those of int8(): wide as well */
     bool sorted; /* p.list is filled by gqmm_cuda_sort_call() */
     bool dense;  /* the matrix is dequantised to `plain` first */
     void *scratch, *plain;
@@ -49,7 +51,7 @@ typedef struct gqmm_cuda_call {
 void gqmm_cuda_plan_call(const gqmm_context *ctx, gqmm_cuda_call *c);
 /* Takes the memory of a sorted call's list. */
 void gqmm_cuda_take_list(gqmm_cuda_call *c, gqmm_layout *l);
-/* Takes the memory in which a wide call brings x into its order. */
+/* Takes the memory in which a wide call brings x into its order, or rounds it. */
 void gqmm_cuda_take_ordered(gqmm_cuda_call *c, gqmm_layout *l);
 gqmm_status gqmm_cuda_sort_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_error *err);
 gqmm_status gqmm_cuda_run_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_error *err);

@@ -14,10 +14,11 @@ enum { MOST_FP32_PAIRS = 4096 };
 /* gate, up and down over `rows` rows, each product its own call. */
 typedef struct {
     gqmm_cuda_call gate, up, down;
-    bool fused;      /* up goes with gate; else up is a product of its own */
-    void *h;         /* [rows, F] in x_type */
-    float *parts[2]; /* [rows, F] of gate and up when they are not fused */
-    void *y;         /* [rows, D] */
+    bool fused;        /* up goes with gate; else up is a product of its own */
+    void *h;           /* [rows, F] in x_type */
+    gqmm_cuda_int8 h8; /* in place of h */
+    float *parts[2];   /* [rows, F] of gate and up when they are not fused */
+    void *y;           /* [rows, D] */
 } ffn;
 
 typedef struct {
@@ -46,7 +47,9 @@ static gqmm_cuda_product base(const plan *m, const gqmm_weights *w, int64_t n, i
 /* Rows of x against one matrix: the router, the shared expert. */
 static gqmm_cuda_call dense_call(const plan *m, const gqmm_weights *w, int64_t n, int64_t k)
 {
-    gqmm_cuda_call c = {.family = gqmm_cuda_family_of(w), .transpose = true};
+    gqmm_cuda_call c = {.family = gqmm_cuda_family_of(w),
+                        .transpose = true,
+                        .rounds = m->s->d.precision == GQMM_INT8};
     c.p = base(m, w, n, k);
     c.p.x = m->s->d.x;
     c.p.x_row = m->s->d.x_row_stride;
@@ -74,6 +77,13 @@ static gqmm_cuda_matrix second_half(const gqmm_weights *w, int64_t f)
     for (int i = 0; i < w->format->pub.n_planes; i++)
         m.plane[i] += f * m.row_stride[i];
     return m;
+}
+
+static void plan_products(const plan *m, ffn *f)
+{
+    gqmm_cuda_plan_call(m->ctx, &f->gate);
+    gqmm_cuda_plan_call(m->ctx, &f->up);
+    gqmm_cuda_plan_call(m->ctx, &f->down);
 }
 
 static void plan_ffn(plan *m, ffn *f, const gqmm_ffn *w, bool routed)
@@ -111,15 +121,14 @@ static void plan_ffn(plan *m, ffn *f, const gqmm_ffn *w, bool routed)
     f->down.p.y_row = f->down.p.y_pair = s->width;
     /* Ids and the list are as old as gate's launch. */
     f->down.p.ids_early = 1;
-    gqmm_cuda_plan_call(m->ctx, &f->gate);
-    gqmm_cuda_plan_call(m->ctx, &f->up);
-    gqmm_cuda_plan_call(m->ctx, &f->down);
+    f->down.p.x8.sorted = f->h8.sorted = 1;
     /* One list, so one size of tile, serves all three. */
+    plan_products(m, f);
+    f->gate.rounds = f->up.rounds = f->down.rounds = f->fused && f->gate.int8 && f->down.int8;
+    plan_products(m, f);
     f->gate.narrow = !(f->fused && f->gate.wide && f->down.wide);
     f->up.narrow = f->down.narrow = f->gate.narrow;
-    gqmm_cuda_plan_call(m->ctx, &f->gate);
-    gqmm_cuda_plan_call(m->ctx, &f->up);
-    gqmm_cuda_plan_call(m->ctx, &f->down);
+    plan_products(m, f);
     if (f->gate.wide) { /* h is written in the order that down wants */
         f->gate.p.y_order = f->down.p.x_order = f->down.family->wide_order;
         f->down.p.list.tile_columns = f->gate.p.list.tile_columns;
@@ -132,7 +141,14 @@ static void take_ffn(plan *m, ffn *f, const gqmm_ffn *w, gqmm_layout *l)
     int64_t h = 0, y = 0;
     l->overflow =
         l->overflow || !gqmm_mul(&h, w->rows, w->width) || !gqmm_mul(&y, w->rows, s->width);
-    f->h = gqmm_take(l, h, gqmm_type_size(s->d.x_type));
+    f->h = gqmm_take(l, f->gate.int8 ? 0 : h, gqmm_type_size(s->d.x_type));
+    if (f->gate.int8) {
+        const gqmm_cuda_product *p = &f->gate.p;
+        const int64_t rows = f->gate.family->int8_rows(p->n_pairs * p->m, p->w.n_experts);
+        l->overflow = l->overflow || !gqmm_mul(&h, rows, w->width);
+        f->h8.codes = gqmm_take(l, h, sizeof *f->h8.codes);
+        f->h8.scales = gqmm_take(l, h / 128, sizeof *f->h8.scales);
+    }
     f->parts[0] = gqmm_take(l, f->fused ? 0 : h, sizeof(float));
     f->parts[1] = gqmm_take(l, f->fused ? 0 : h, sizeof(float));
     f->y = gqmm_take(l, m->summed && f == &m->routed ? 0 : y, gqmm_type_size(m->pairs_type));
@@ -142,6 +158,7 @@ static void take_ffn(plan *m, ffn *f, const gqmm_ffn *w, gqmm_layout *l)
     f->down.scratch = f->up.scratch = f->gate.scratch;
     f->gate.p.y = f->fused ? f->h : (void *)f->parts[0];
     f->up.p.y = f->parts[1];
+    f->gate.p.y8 = f->down.p.x8 = f->h8;
     f->down.p.x = f->h;
     f->down.p.y = f->y;
 }
@@ -373,11 +390,11 @@ gqmm_status gqmm_moe_on_cuda(gqmm_context *ctx, const gqmm_moe_state *s, bool ru
     st = gqmm_lay_out(ctx, take_all, &m, run, s->d.workspace, s->d.workspace_bytes, bytes, err);
     if (st != GQMM_OK || !run || s->n_tokens == 0 || (st = check_pointers(&s->d, err)) != GQMM_OK)
         return st;
+    const char *how = m.routed.gate.int8 ? " int8" : m.routed.gate.wide ? " wide" : "";
     snprintf(ctx->explain, sizeof ctx->explain,
              "moe gate %s, down %s, %s%s: %" PRId64 " tokens, %" PRId64 " of %" PRId64
              " experts, %" PRId64 " x %" PRId64 ", %zu bytes of workspace",
              s->d.gate->format->pub.name, s->d.down->format->pub.name, gqmm_weights_isa(s->d.gate),
-             m.routed.gate.wide ? " wide" : "", s->n_tokens, s->n_slots, s->n_experts, s->width,
-             s->routed.width, *bytes);
+             how, s->n_tokens, s->n_slots, s->n_experts, s->width, s->routed.width, *bytes);
     return run_all(&m, err);
 }

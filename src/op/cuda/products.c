@@ -18,6 +18,8 @@ static int32_t tile_columns(const gqmm_cuda_call *c, double mean)
 {
     if (!c->transpose)
         return 8;
+    if (c->int8)
+        return c->family->int8_columns(mean);
     if (c->wide)
         return c->family->wide_columns(mean);
     return c->p.x_type != GQMM_BF16 ? 16 : mean > 4 ? 32 : 8;
@@ -39,12 +41,21 @@ static bool is_wide(const gqmm_context *ctx, const gqmm_cuda_call *c, int64_t ex
     return c->family->wide_fits(&p);
 }
 
+static bool is_int8(const gqmm_context *ctx, const gqmm_cuda_call *c, int64_t experts, double mean)
+{
+    return c->rounds && c->transpose && !c->narrow && c->family->int8 &&
+           gqmm_cuda_of(ctx)->path == GQMM_CUDA_SM90 &&
+           mean >= (experts > 1 ? WIDE_FROM : WIDE_FROM_DENSE) &&
+           c->family->int8_columns(mean) > 0 && c->family->int8_fits(&c->p);
+}
+
 void gqmm_cuda_plan_call(const gqmm_context *ctx, gqmm_cuda_call *c)
 {
     const int64_t columns = c->p.n_pairs * c->p.m;
     const int64_t experts = c->by_id || c->p.expert < 0 ? c->p.w.n_experts : 1;
     const double mean = (double)columns / (double)experts;
-    c->wide = is_wide(ctx, c, experts, mean);
+    c->int8 = is_int8(ctx, c, experts, mean);
+    c->wide = c->int8 || is_wide(ctx, c, experts, mean);
     c->p.list.tile_columns = tile_columns(c, mean);
     c->sorted = c->wide || (c->by_id && c->p.m == 1 && c->p.n_pairs > MOST_UNSORTED);
 }
@@ -70,7 +81,12 @@ void gqmm_cuda_take_ordered(gqmm_cuda_call *c, gqmm_layout *l)
         return;
     l->overflow =
         l->overflow || !gqmm_mul(&rows, c->p.n_x, c->p.m) || !gqmm_mul(&numbers, rows, c->p.k);
-    c->p.x_ordered = gqmm_take(l, numbers, sizeof(uint16_t));
+    if (c->int8) {
+        c->p.x8.codes = gqmm_take(l, numbers, sizeof *c->p.x8.codes);
+        c->p.x8.scales = gqmm_take(l, numbers / 128, sizeof *c->p.x8.scales);
+    } else {
+        c->p.x_ordered = gqmm_take(l, numbers, sizeof(uint16_t));
+    }
 }
 
 gqmm_status gqmm_cuda_sort_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_error *err)
@@ -91,6 +107,8 @@ gqmm_status gqmm_cuda_run_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_
         p.list.tiles = NULL;
     if (!c->transpose)
         error = c->family->product_n(&p, s->path, s->stream);
+    else if (c->int8)
+        error = c->family->int8(&p, s->stream);
     else if (c->wide)
         error = c->family->wide(&p, s->stream);
     else
@@ -120,7 +138,7 @@ static bool is_dense(const gqmm_context *ctx, const gqmm_cuda_call *c)
     gqmm_cuda_dense d = dense_of(c);
     d.x = NULL;
     return gqmm_cuda_of(ctx)->path == GQMM_CUDA_SM90 && c->transpose && c->p.x_type == GQMM_BF16 &&
-           c->p.n_pairs == 1 && !c->p.lhs && !c->by_id && c->p.m >= DENSE_FROM &&
+           c->p.n_pairs == 1 && !c->p.lhs && !c->by_id && c->p.m >= DENSE_FROM && !c->int8 &&
            gqmm_cuda_dense_fits(&d);
 }
 
@@ -170,8 +188,10 @@ static void take_gather(void *arg, gqmm_layout *l)
 gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t n, int64_t k,
                                 bool run, size_t *bytes, gqmm_error *err)
 {
-    gqmm_cuda_call c = {
-        .family = gqmm_cuda_family_of(d->w), .transpose = d->transpose, .by_id = d->rhs};
+    gqmm_cuda_call c = {.family = gqmm_cuda_family_of(d->w),
+                        .transpose = d->transpose,
+                        .by_id = d->rhs,
+                        .rounds = d->precision == GQMM_INT8};
     gqmm_status st;
     c.p = (gqmm_cuda_product){.w = gqmm_cuda_view(d->w),
                               .k = k,
@@ -217,6 +237,7 @@ gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t
              "], %s, %zu bytes of workspace",
              d->w->format->pub.name, gqmm_weights_isa(d->w),
              c.dense  ? " dense"
+             : c.int8 ? " int8"
              : c.wide ? " wide"
                       : "",
              d->n_pairs, d->m, n, k, c.sorted ? "sorted" : "unsorted", *bytes);
