@@ -113,7 +113,8 @@ static bool pair_counts(const gqmm_format_info *f)
 
 /* Few bf16 columns of whole row tiles: from one tile to more than the device has blocks, K from one
  * step to more than the warps of a block. The last ones are as large as direct.cuh asks for
- * (pays_from), without a list and with one. */
+ * (pays_from), without a list and with one, two of them with more columns of an expert than wide
+ * tiles need. */
 static bool few_columns(const gqmm_format_info *f)
 {
     static const call_plan plans[] = {
@@ -128,9 +129,11 @@ static bool few_columns(const gqmm_format_info *f)
         {.e = 3, .rows = 1040, .cols = 1280, .pairs = 3, .m = 11},
         {.e = 1, .rows = 4112, .cols = 2048, .m = 8, .dense = true, .scaled = true},
         {.e = 2, .rows = 16, .cols = 6144, .m = 3, .dense = true},
+        {.e = 60, .rows = 1024, .cols = 1024, .pairs = 120, .rhs = IDS_SKIP, .scaled = true},
+        {.e = 40, .rows = 1024, .cols = 1280, .pairs = 300, .rhs = IDS_SKIP},
         {.e = 28, .rows = 1024, .cols = 4096, .pairs = 128, .rhs = IDS_SKIP, .scaled = true},
         {.e = 34, .rows = 2048, .cols = 2048, .pairs = 130, .nan = true},
-        {.e = 34, .rows = 8192, .cols = 512, .pairs = 130, .scaled = true},
+        {.e = 34, .rows = 8192, .cols = 512, .pairs = 260, .scaled = true},
     };
     bool ok = true;
     for (int i = 0; ok && i < COUNT(plans) - (h.quick ? 2 : 0); i++) {
@@ -368,6 +371,33 @@ static bool moe_int8(const gqmm_format_info *f)
             ok = fail("int8 was not taken");
         layer_free(&l);
     }
+    return ok;
+}
+
+/* Layers as large as direct.cuh asks for, whose experts have few columns: SwiGLU in its stores, and
+ * down, on pairs in no list and in one. */
+static bool moe_eights(const gqmm_format_info *f)
+{
+    static const int64_t tokens[] = {96, 30};
+    plan p = {.gate = f->pub.name,
+              .down = f->pub.name,
+              .router = "bf16",
+              .e = 60,
+              .s = 4,
+              .t = 96,
+              .d = 1024,
+              .f = 768,
+              .renormalize = 1,
+              .dense = true,
+              .x_type = GQMM_BF16,
+              .y_type = GQMM_F32};
+    bool ok = true;
+    layer l = layer_make(&p);
+    for (int i = 0; ok && i < COUNT(tokens); i++) {
+        p.t = tokens[i];
+        ok = try_moe(&p, &l, false, IDS_RANDOM);
+    }
+    layer_free(&l);
     return ok;
 }
 

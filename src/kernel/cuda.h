@@ -170,6 +170,8 @@ typedef struct gqmm_cuda_dense {
 bool gqmm_cuda_dense_fits(const gqmm_cuda_dense *d);
 int gqmm_cuda_dense_product(const gqmm_cuda_dense *d, gqmm_stream s);
 
+enum { GQMM_CUDA_EIGHTS_TO = 8 };
+
 /* What the room has for one format family; entries a path lacks are NULL. */
 typedef struct gqmm_cuda_family {
     const char *family;
@@ -184,6 +186,9 @@ typedef struct gqmm_cuda_family {
     /* One token; few_fits says whether these sizes are served. */
     int (*few)(const gqmm_cuda_few *c, int path, gqmm_stream s);
     bool (*few_fits)(const gqmm_cuda_few *c);
+    /* Whether on sm_90 product() in tiles of eight columns beats wide() up to GQMM_CUDA_EIGHTS_TO
+     * columns of an expert on average. Of list only tile_columns and most_tiles are read. */
+    bool (*eights_fit)(const gqmm_cuda_product *p);
 
     /* The product in tiles of many columns with wgmma, bf16 activations only, sm_90; weights are
      * rounded once to bf16. Needs p->list. wide_fits: bf16, a list, whole pieces of k, aligned

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Launches of direct.cuh: K is shared so that every warp has some, and what a block wants of shared
-// memory is there on any device of the path.
+// Launches of direct.cuh and direct_stay.cuh: K is shared so that every warp has some, and what a
+// block wants of shared memory is there on any device of the path.
 #ifndef TESTS_CUDA_DIRECT_PLANS_H
 #define TESTS_CUDA_DIRECT_PLANS_H
 
@@ -26,6 +26,20 @@ static bool check_direct_plan(const gqmm_cuda_product &p, int path, bool (*fail)
            fail("sm_%d: %d bytes for each of %d blocks", path, plan.bytes, plan.blocks);
 }
 
+template <class L>
+static bool check_stay_plan(const gqmm_cuda_product &p, bool (*fail)(const char *, ...))
+{
+    const stay_plan plan = plan_stay<L>(&p);
+    const int steps = (int)(p.k / 256), ring = plan.warps * STAY_STAGES * L::stage_bytes;
+    const int own = (int)(2 * sizeof(column_set<DIRECT_COLUMNS>) + sizeof(direct_pairs)) + 1024;
+    return (plan.warps % steps == 0 && plan.warps <= STAY_WARPS &&
+            plan.ring == plan.warps / steps * STAY_ROUND * steps * 512 &&
+            plan.bytes == plan.ring + ring &&
+            STAY_BLOCKS * (plan.bytes + own) <= (227 + 1) * 1024) ||
+           fail("%d warps for %d steps, %d bytes of which rings begin at %d", plan.warps, steps,
+                plan.bytes, plan.ring);
+}
+
 static bool check_direct_plans(const direct_lanes<> *, const gqmm_cuda_product &, int,
                                bool (*)(const char *, ...))
 {
@@ -37,7 +51,10 @@ static bool check_direct_plans(const direct_lanes<L, M...> *, const gqmm_cuda_pr
                                bool (*fail)(const char *, ...))
 {
     const direct_lanes<M...> *rest = NULL;
-    return (p.k % 256 || p.x_type != GQMM_BF16 || check_direct_plan<L>(p, path, fail)) &&
+    return (p.k % 256 || p.x_type != GQMM_BF16 ||
+            (check_direct_plan<L>(p, path, fail) &&
+             (!stay_of<L>::fits(&p, path) ||
+              check_stay_plan<typename stay_of<L>::lanes>(p, fail)))) &&
            check_direct_plans(rest, p, path, fail);
 }
 

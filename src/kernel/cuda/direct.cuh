@@ -16,6 +16,7 @@
 #include "kernel/cuda/decode_k_quants.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
 #include "kernel/cuda/direct_lanes.cuh"
+#include "kernel/cuda/direct_stay.cuh"
 #include "kernel/cuda/direct_tiles.cuh"
 #include "kernel/cuda/launch.cuh"
 #include "kernel/cuda/product.cuh"
@@ -301,6 +302,10 @@ template <class... L> struct direct_lanes {
     {
         return false;
     }
+    static bool stay(const gqmm_cuda_product *, int)
+    {
+        return false;
+    }
     static int run(const gqmm_cuda_product *, int, gqmm_stream, bool *done)
     {
         *done = false;
@@ -314,12 +319,20 @@ template <class L, class... M> struct direct_lanes<L, M...> {
         direct_plan plan;
         return direct_fits<L>(&plan, p, path) || direct_lanes<M...>::fit(p, path);
     }
+    static bool stay(const gqmm_cuda_product *p, int path)
+    {
+        direct_plan plan;
+        return direct_fits<L>(&plan, p, path) ? stay_of<L>::fits(p, path)
+                                              : direct_lanes<M...>::stay(p, path);
+    }
     static int run(const gqmm_cuda_product *p, int path, gqmm_stream s, bool *done)
     {
         direct_plan plan;
         *done = true;
-        return direct_fits<L>(&plan, p, path) ? direct<L>(p, plan, path, s)
-                                              : direct_lanes<M...>::run(p, path, s, done);
+        if (!direct_fits<L>(&plan, p, path))
+            return direct_lanes<M...>::run(p, path, s, done);
+        return stay_of<L>::fits(p, path) ? stay_of<L>::run(p, path, s)
+                                         : direct<L>(p, plan, path, s);
     }
 };
 
@@ -344,6 +357,12 @@ template <class D> int best_product(const gqmm_cuda_product *p, int path, gqmm_s
     bool done;
     const int error = lanes_of<D>::list::run(p, path, s, &done);
     return done ? error : product<D>(p, path, s);
+}
+
+// By sizes and strides.
+template <class D> bool eights_fit(const gqmm_cuda_product *p)
+{
+    return lanes_of<D>::list::stay(p, GQMM_CUDA_SM90);
 }
 
 // One launch for down and the weighted sum pays where the product has no better one.

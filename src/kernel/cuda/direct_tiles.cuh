@@ -69,7 +69,8 @@ __device__ __forceinline__ direct_own find_tiles(direct_pairs &to, const gqmm_cu
 struct direct_stretch {
     int tile, first, n;
 
-    __device__ __forceinline__ direct_stretch(int64_t at, int64_t end, int row_tiles)
+    template <class I>
+    __device__ __forceinline__ direct_stretch(I at, I end, int row_tiles)
         : tile((int)(at / row_tiles)), first((int)(at % row_tiles))
     {
         n = end - at < row_tiles - first ? (int)(end - at) : row_tiles - first;

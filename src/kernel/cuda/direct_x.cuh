@@ -39,6 +39,12 @@ GQMM_HD constexpr int direct_power(uint32_t sizes, int column)
     return s & 8 ? -8 : s & 4 ? 20 : s & 2 ? 60 : s & 1 ? USUALLY : 127;
 }
 
+// The four bits of a largest magnitude, bits of bf16.
+GQMM_HD constexpr uint32_t sizes_of(uint32_t top)
+{
+    return (top >= SIZE_0) | (top >= SIZE_1) << 1 | (top >= SIZE_2) << 2 | (top >= SIZE_3) << 3;
+}
+
 // 2^n twice as bf16.
 __device__ __forceinline__ uint32_t pair_of_powers(int n)
 {
@@ -79,10 +85,7 @@ __device__ __forceinline__ uint32_t place_columns(uint8_t *xs, const gqmm_cuda_p
             const int col = to.major, e = to.minor * 32 + lane;
             if (col >= c.count)
                 break;
-            const uint32_t top = largest(v[i].v);
-            const uint32_t reached = (top >= SIZE_0) | (top >= SIZE_1) << 1 | (top >= SIZE_2) << 2 |
-                                     (top >= SIZE_3) << 3;
-            found |= reached << 4 * col;
+            found |= sizes_of(largest(v[i].v)) << 4 * col;
             const int power = direct_power(sizes, col);
             L::keep_sum(xs + DIRECT_COLUMNS * pitch, p, col, e, v[i].sum(), power);
             L::place(xs + col * pitch, e, v[i].v, pair_of_powers(power), pair_of_powers(power - 4));

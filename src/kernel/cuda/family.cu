@@ -35,6 +35,7 @@ extern "C" const gqmm_cuda_family OBJECT(GQMM_FAMILY) = {
     gqmm::best_sum_fits<decoder>,
     gqmm::few<decoder>,
     gqmm::few_fits<decoder>,
+    gqmm::eights_fit<decoder>,
 #if GQMM_WIDE
     gqmm::wide<decoder>,
     gqmm::wide_fits<decoder>,

@@ -40,6 +40,8 @@ typedef struct gqmm_cuda_call {
     bool by_id;  /* p.rhs is or will be given */
     bool rounds; /* asked for: activations may be rounded to int8 */
     bool narrow; /* asked for: no wide tiles */
+    bool many;   /* asked for: tiles of eight columns only where no wide ones would pay */
+    bool eights; /* tiles of eight columns, though there are as many as pay for wide ones */
     bool wide;   /* tiles of many columns */
     bool int8;   /* those of int8(): wide as well */
     bool sorted; /* p.list is filled by gqmm_cuda_sort_call() */

@@ -126,6 +126,8 @@ static void plan_ffn(plan *m, ffn *f, const gqmm_ffn *w, bool routed)
     plan_products(m, f);
     f->gate.rounds = f->up.rounds = f->down.rounds = f->fused && f->gate.int8 && f->down.int8;
     plan_products(m, f);
+    f->gate.many = f->up.many = f->down.many = !(f->fused && f->gate.eights && f->down.eights);
+    plan_products(m, f);
     f->gate.narrow = !(f->fused && f->gate.wide && f->down.wide);
     f->up.narrow = f->down.narrow = f->gate.narrow;
     plan_products(m, f);

@@ -22,13 +22,28 @@ static int32_t tile_columns(const gqmm_cuda_call *c, double mean)
         return c->family->int8_columns(mean);
     if (c->wide)
         return c->family->wide_columns(mean);
-    return c->p.x_type != GQMM_BF16 ? 16 : mean > 4 ? 32 : 8;
+    return c->p.x_type != GQMM_BF16 ? 16 : mean > 4 && !c->eights ? 32 : 8;
 }
 
+static uint8_t somewhere[16];
+
 /* By sizes and the alignment of weights, not by where data lies: a size query decides the same. */
+static bool is_of_eights(const gqmm_context *ctx, const gqmm_cuda_call *c, double mean)
+{
+    gqmm_cuda_product p = c->p;
+    if (!c->transpose || c->many || !c->by_id || p.m != 1 || p.n_pairs <= MOST_UNSORTED ||
+        mean > GQMM_CUDA_EIGHTS_TO || gqmm_cuda_of(ctx)->path != GQMM_CUDA_SM90)
+        return false;
+    p.rhs = (const int32_t *)(void *)somewhere;
+    p.list.tiles = (gqmm_cuda_tile *)(void *)somewhere;
+    p.list.tile_columns = 8;
+    p.list.most_tiles = gqmm_cuda_most_tiles(p.n_pairs, 1, p.w.n_experts, 8);
+    return c->family->eights_fit(&p);
+}
+
+/* Likewise. */
 static bool is_wide(const gqmm_context *ctx, const gqmm_cuda_call *c, int64_t experts, double mean)
 {
-    static uint8_t somewhere[16];
     gqmm_cuda_product p = c->p;
     if (!c->transpose || c->narrow || !c->family->wide ||
         gqmm_cuda_of(ctx)->path != GQMM_CUDA_SM90 || p.x_type != GQMM_BF16 ||
@@ -55,7 +70,8 @@ void gqmm_cuda_plan_call(const gqmm_context *ctx, gqmm_cuda_call *c)
     const int64_t experts = c->by_id || c->p.expert < 0 ? c->p.w.n_experts : 1;
     const double mean = (double)columns / (double)experts;
     c->int8 = is_int8(ctx, c, experts, mean);
-    c->wide = c->int8 || is_wide(ctx, c, experts, mean);
+    c->eights = !c->int8 && is_of_eights(ctx, c, mean);
+    c->wide = c->int8 || (!c->eights && is_wide(ctx, c, experts, mean));
     c->p.list.tile_columns = tile_columns(c, mean);
     c->sorted = c->wide || (c->by_id && c->p.m == 1 && c->p.n_pairs > MOST_UNSORTED);
 }
