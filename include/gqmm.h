@@ -209,6 +209,8 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  *
  * Memory   All pointers of descriptors (planes, global_scale, x, y, ids, weights, workspace ...)
  *          are memory that the device can reach, else ARG; descriptors are host memory.
+ * Weights  may be read as soon as the kernel ahead on the stream lets its successor begin
+ *          (programmatic dependent launch), or has ended: it must have written them by then.
  * Ids      lie on the device, so a bad one cannot be refused: its rows become zero, and the next
  *          gqmm_synchronize() or gqmm_context_fault() reports GQMM_E_INDEX once.
  * EXACT    h of gqmm_moe is kept in x_type, and with more than 4096 pairs so is each slot's row of

@@ -87,8 +87,8 @@ typedef struct gqmm_cuda_product {
     int32_t slots, expert;
 
     gqmm_cuda_list list; /* tiles NULL: blocks find their columns themselves (few pairs) */
-    /* lhs, rhs and list were complete before the launch ahead of this one began, so weights may be
-     * asked for while that one still runs. */
+    /* lhs, rhs and list, if any, were complete before the launch ahead of this one began, so
+     * weights may be asked for while that one still runs. */
     int32_t ids_early;
     /* For wide() alone. x and y are in a decoder's order of k inside every 32 numbers: 0 no, else
      * 1 + that order, and 16 more where they are 2^37 of what they are, see wide_codes.cuh; that is

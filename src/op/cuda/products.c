@@ -121,6 +121,8 @@ gqmm_status gqmm_cuda_run_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_
     int error;
     if (!c->sorted)
         p.list.tiles = NULL;
+    if (!p.rhs && !p.lhs && !p.list.tiles)
+        p.ids_early = 1; /* there are none */
     if (!c->transpose)
         error = c->family->product_n(&p, s->path, s->stream);
     else if (c->int8)
