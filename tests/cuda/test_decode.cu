@@ -26,6 +26,7 @@ extern "C" {
 #include "kernel/cuda/decode_k_quants.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
 #include "kernel/cuda/product.cuh"
+#include "small_plans.h"
 #include "wide_plans.h"
 
 using namespace gqmm;
@@ -280,7 +281,8 @@ template <class D> static bool check_plans(void)
 {
     static const int64_t sizes[][2] = {{1, 32},      {83, 256},    {2048, 512},   {512, 2048},
                                        {2880, 2880}, {4096, 4096}, {12288, 4096}, {151936, 2048}};
-    static const int64_t counts[][2] = {{1, 1}, {1, 8}, {1, 64}, {64, 1}, {5, 19}, {4096, 1}};
+    static const int64_t counts[][2] = {{1, 1}, {1, 8},  {1, 64}, {2, 1},
+                                        {8, 3}, {64, 1}, {5, 19}, {4096, 1}};
     bool ok = true;
     for (const auto &size : sizes)
         for (const auto &count : counts)
@@ -296,7 +298,8 @@ template <class D> static bool check_plans(void)
                 ok = check_plan<D, 2>(p, path) &&
                      (p.x_type != GQMM_BF16 ||
                       (check_plan<D, 1>(p, path) && check_plan<D, 4>(p, path))) &&
-                     check_direct_plans((const typename lanes_of<D>::list *)NULL, p, path, fail);
+                     check_direct_plans((const typename lanes_of<D>::list *)NULL, p, path, fail) &&
+                     check_small_plans((const typename lanes_of<D>::list *)NULL, p, fail);
             }
     return ok;
 }

@@ -25,6 +25,11 @@ __device__ __forceinline__ void keep(const uint8_t *&v)
     v = (const uint8_t *)__shfl_xor_sync(0xffffffffu, (unsigned long long)v, 0);
 }
 
+__device__ __forceinline__ void keep(int64_t &v)
+{
+    v = __shfl_xor_sync(0xffffffffu, v, 0);
+}
+
 // 16 bytes from global to shared memory.
 __device__ __forceinline__ void copy_16(void *to, const void *from, int valid)
 {
