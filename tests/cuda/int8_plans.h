@@ -34,12 +34,13 @@ static bool check_int8_rows(bool (*fail)(const char *, ...))
 {
     using namespace gqmm::int8_product;
     for (int two = 0; two < 2; two++) {
-        int met[ROWS] = {};
+        int met[gqmm::int8_product::ROWS] = {};
         for (int warp = 0; warp < 8; warp++)
             for (int g = 0; g < 8; g++)
                 for (int part = 0; part < 4; part++) {
-                    const int row = row_of(two, warp, g, part) + (two && part % 2 ? ROWS / 2 : 0);
-                    if (row < 0 || row >= ROWS || met[row]++)
+                    const int row = row_of(two, warp, g, part) +
+                                    (two && part % 2 ? gqmm::int8_product::ROWS / 2 : 0);
+                    if (row < 0 || row >= gqmm::int8_product::ROWS || met[row]++)
                         return fail("int8: row %d has two places", row);
                     if ((row_of(two, warp, g ^ 1, part) ^ row) % 8 < 4)
                         return fail("int8: rows %d of the same half of the banks", row);
