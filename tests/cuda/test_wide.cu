@@ -457,7 +457,11 @@ static int check_all()
                 j.columns = round ? width : width - width / 8;
                 j.n_experts = 3;
                 j.ordered_y = random_bits() % 3 == 0;
-                j.n = j.ordered_y ? 32 * (1 + random_bits() % 9) : 1 + random_bits() % 290;
+                j.n = 1 + random_bits() % 290;
+                if (j.ordered_y)
+                    j.n = 32 * (1 + random_bits() % 9);
+                else if (random_bits() % 2) // rows of y may be written in whole pieces
+                    j.n = 8 * (1 + random_bits() % 36);
                 j.k = unit * (1 + random_bits() % (600 / unit));
                 j.m = random_bits() % 3 ? 1 : 1 + random_bits() % 3;
                 j.n_pairs = 1 + random_bits() % (3 * width) / j.m;

@@ -236,17 +236,16 @@ main_loop(float (&acc)[2][S::N / 2], const wide_args &a, const block_memory &mem
 }
 
 template <class D, class S>
-__device__ __forceinline__ warp_rows<D, S> rows_of_warp(const wide_args &a, int expert,
-                                                        int row_block, int warp, int lane)
+__device__ __forceinline__ warp_rows<D, S>
+rows_of_warp(const wide_args &a, int expert, int row_block, const int (&outputs)[S::MT], int lane)
 {
     warp_rows<D, S> rows;
     const bool two = a.p.up.plane[0] != NULL;
     const gqmm_cuda_matrix *mine = two && (lane & 8) ? &a.p.up : &a.p.w;
 #pragma unroll
     for (int m = 0; m < S::MT; m++) {
-        const int first = (warp * S::MT + m) * 16;
         rows.slip[m] = 0;
-        const uint32_t row = (uint32_t)row_of<S>(a, row_block, first + (lane & 15));
+        const uint32_t row = (uint32_t)row_of<S>(a, row_block, outputs[m]);
 #pragma unroll
         for (int plane = slips<D>() ? 0 : 1; plane < D::planes; plane++)
             rows.slip[m] |= (int)(((uint32_t)(uintptr_t)mine->plane[plane] +
@@ -270,6 +269,11 @@ __device__ __forceinline__ void consume(const wide_args &a, const block_memory &
     const int tiles = *a.p.list.n_tiles;
     ring weights = {0, 0}, columns = {0, 0}, infos = {0, 0};
     float acc[2][S::N / 2];
+    int outputs[S::MT]; // of the rows that the lane makes scales of
+#pragma unroll
+    for (int m = 0; m < S::MT; m++)
+        outputs[m] = output_of<S>((warp * S::MT + m) * 16 + (lane & 15), a.p.up.plane[0] != NULL,
+                                  a.p.y_order);
 
     for (item_walk item(a); item.tile < tiles; item.next(a)) {
         barrier_wait(mem.full(2, infos.stage), infos.parity);
@@ -279,7 +283,7 @@ __device__ __forceinline__ void consume(const wide_args &a, const block_memory &
             acc[0][i] = acc[1][i] = 0.0f;
         if (info.expert >= 0) {
             const warp_rows<D, S> rows =
-                rows_of_warp<D, S>(a, info.expert, item.row_block, warp, lane);
+                rows_of_warp<D, S>(a, info.expert, item.row_block, outputs, lane);
             main_loop<D, S>(acc, a, mem, weights, columns, rows, warp, lane, info.count);
             if (S::MT == 1) {
 #pragma unroll

@@ -12,6 +12,19 @@ namespace gqmm
 namespace int8_product
 {
 
+// Eight bf16 numbers at y, of which `n` exist.
+__device__ __forceinline__ void write_8(uint8_t *y, const uint32_t (&v)[4], int64_t n, bool whole)
+{
+    if (whole && n >= 8) {
+        *(uint4 *)y = make_uint4(v[0], v[1], v[2], v[3]);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        if (i < n)
+            ((uint16_t *)y)[i] = (uint16_t)(v[i / 2] >> 16 * (i & 1));
+}
+
 // Places g = 2 t and 2 t + 1 of the four parts hold outputs `part` and 4 + `part` of eight that are
 // neighbours.
 __device__ __forceinline__ void store(const float (&acc)[2][N / 2], const int8_args &a,
@@ -28,15 +41,14 @@ __device__ __forceinline__ void store(const float (&acc)[2][N / 2], const int8_a
 #pragma unroll
             for (int part = 0; part < 4; part++) {
                 const float *c = acc[part >> 1] + 4 * j + 2 * (part & 1);
-                wide_product::turn<GQMM_BF16>(u + part, c[0], c[1]);
+                u[part] = wide_product::turn(make_float2(c[0], c[1]));
             }
             const uint32_t v[4] = {__byte_perm(u[0], u[1], 0x5410), __byte_perm(u[2], u[3], 0x5410),
                                    __byte_perm(u[0], u[1], 0x7632),
                                    __byte_perm(u[2], u[3], 0x7632)};
             const int column = 8 * j + (lane >> 2);
             if (column < count && n > 0)
-                wide_product::write<GQMM_BF16>((uint8_t *)a.p.y + (y_at[column] + first) * 2, v, n,
-                                               whole);
+                write_8((uint8_t *)a.p.y + (y_at[column] + first) * 2, v, n, whole);
         }
 }
 

@@ -73,7 +73,7 @@ struct wide_args {
     int plane_at[3], plane_chunks[3], plane_bytes[3]; // in a stage, of a row of a step
     int scales_at, infos_at;                          // in shared memory
     int shared_bytes;
-    int whole_y;            // outputs of a lane may be written at once
+    int whole_y;            // bf16 outputs of a lane exist or do not together, and are aligned
     float factor, y_factor; // of the sums, and behind SwiGLU of what is written
 };
 
@@ -204,14 +204,12 @@ template <class S> GQMM_HD int output_of(int slot, bool two, int y_order)
     return y_order ? (q & ~31) + place_source(order_of_code(y_order), q & 31) : q;
 }
 
-// The row of weights in a slot of a block of rows; past the last output the last one, whose sums
-// are not written.
+// The row of weights of an output of a block of rows; past the last output the last one, whose
+// sums are not written.
 template <class S>
-__device__ __forceinline__ int row_of(const wide_args &a, int row_block, int slot)
+__device__ __forceinline__ int row_of(const wide_args &a, int row_block, int output)
 {
-    const bool two = a.p.up.plane[0] != NULL;
-    const int row =
-        row_block * (two ? S::ROWS / 2 : S::ROWS) + output_of<S>(slot, two, a.p.y_order);
+    const int row = row_block * (a.p.up.plane[0] ? S::ROWS / 2 : S::ROWS) + output;
     return row < a.p.n ? row : (int)a.p.n - 1;
 }
 

@@ -59,14 +59,13 @@ bool plan(wide_args *a, const gqmm_cuda_product *p, const void *x, int64_t x_row
 {
     const format_args f = {p->w.group, p->w.scale_type};
     const int outputs = p->up.plane[0] ? S::ROWS / 2 : S::ROWS;
-    const int size = p->y_type == GQMM_F32 ? 4 : 2;
     a->p = *p;
     a->x = (const uint8_t *)x;
     a->x_row = x_row / 8;
     a->x_mat = x_mat / 8;
     a->row_blocks = (int)((p->n + outputs - 1) / outputs);
-    a->whole_y =
-        (uintptr_t)p->y % 16 == 0 && p->y_row * size % 16 == 0 && p->y_pair * size % 16 == 0;
+    a->whole_y = p->y_type == GQMM_BF16 && (uintptr_t)p->y % 16 == 0 && p->y_row % 8 == 0 &&
+                 p->y_pair % 8 == 0 && p->n % 8 == 0;
 
     a->factor = wide_codes<D>::low && x == p->x_ordered ? LOW_FACTOR : 1.0f;
     a->y_factor = p->y_order & 16 ? LOW_FACTOR : 1.0f;

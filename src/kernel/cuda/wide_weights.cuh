@@ -129,7 +129,9 @@ __device__ __forceinline__ void place_rows(const wide_args &a, const block_memor
     warps_sync(1, WEIGHT_LOADERS);
     for (int slot = id; slot < S::ROWS; slot += WEIGHT_LOADERS)
         mem.rows[(slot & 15) * (S::ROWS / 16) + (slot >> 4)] =
-            (uint32_t)(row_of<S>(a, row_block, slot) - first);
+            (uint32_t)(row_of<S>(a, row_block,
+                                 output_of<S>(slot, a.p.up.plane[0] != NULL, a.p.y_order)) -
+                       first);
     warps_sync(1, WEIGHT_LOADERS);
 }
 
