@@ -10,20 +10,21 @@
 // nibbles at 4 t of its 32 along k, high ones at 16 + 4 t.
 static bool check_int8_order(bool (*fail)(const char *, ...))
 {
-    using namespace gqmm::int8_product;
-    bool seen[N] = {};
+    namespace i8 = gqmm::int8_product;
+    bool seen[i8::N] = {};
     for (int t = 0; t < 4; t++)
         for (int i = 0; i < 4; i++)
             for (int b = 0; b < 4; b++)
                 for (int high = 0; high < 2; high++) {
                     const int k = 2 * (16 * t + 4 * i + b) + high;
-                    const int met = 32 * i + 16 * high + 4 * t + b, at = 4 * word_of(k) + k % 8 / 2;
+                    const int met = 32 * i + 16 * high + 4 * t + b,
+                              at = 4 * i8::word_of(k) + k % 8 / 2;
                     if (met != at)
                         return fail("int8: k %d is met at %d and lies at %d", k, met, at);
                 }
-    for (int c = 0; c < N; c++) {
-        const int place = scale_place(c);
-        if (place < 0 || place >= N || seen[place] || place / 16 != c / 16)
+    for (int c = 0; c < i8::N; c++) {
+        const int place = i8::scale_place(c);
+        if (place < 0 || place >= i8::N || seen[place] || place / 16 != c / 16)
             return fail("int8: the scale of column %d lies at %d", c, place);
         seen[place] = true;
     }
@@ -32,17 +33,17 @@ static bool check_int8_order(bool (*fail)(const char *, ...))
 
 static bool check_int8_rows(bool (*fail)(const char *, ...))
 {
-    using namespace gqmm::int8_product;
+    namespace i8 = gqmm::int8_product;
     for (int two = 0; two < 2; two++) {
-        int met[gqmm::int8_product::ROWS] = {};
+        int met[i8::ROWS] = {};
         for (int warp = 0; warp < 8; warp++)
             for (int g = 0; g < 8; g++)
                 for (int part = 0; part < 4; part++) {
-                    const int row = row_of(two, warp, g, part) +
-                                    (two && part % 2 ? gqmm::int8_product::ROWS / 2 : 0);
-                    if (row < 0 || row >= gqmm::int8_product::ROWS || met[row]++)
+                    const int row =
+                        i8::row_of(two, warp, g, part) + (two && part % 2 ? i8::ROWS / 2 : 0);
+                    if (row < 0 || row >= i8::ROWS || met[row]++)
                         return fail("int8: row %d has two places", row);
-                    if ((row_of(two, warp, g ^ 1, part) ^ row) % 8 < 4)
+                    if ((i8::row_of(two, warp, g ^ 1, part) ^ row) % 8 < 4)
                         return fail("int8: rows %d of the same half of the banks", row);
                 }
     }
@@ -53,17 +54,18 @@ static bool check_int8_rows(bool (*fail)(const char *, ...))
         for (int e = 0; e < experts; e++) {
             bits = bits * 1664525 + 1013904223;
             const int columns = bits >> 28 ? (int)(bits >> 8) % 300 : 0;
-            for (int c = 0; c < columns; c += N) {
-                const int count = columns - c < N ? columns - c : N;
-                const int first = first_row(e, begin + c);
+            for (int c = 0; c < columns; c += i8::N) {
+                const int count = columns - c < i8::N ? columns - c : i8::N;
+                const int first = i8::first_row(e, begin + c);
                 if (first % 16 || first < end)
                     return fail("int8: a tile of h begins in row %d, behind %d", first, end);
                 end = first + (count + 15) / 16 * 16;
             }
             begin += columns;
         }
-        if (end > rows_of_h(begin, experts) || rows_of_h(begin, experts) % 16)
-            return fail("int8: h has %d rows, room for %d", end, (int)rows_of_h(begin, experts));
+        if (end > i8::rows_of_h(begin, experts) || i8::rows_of_h(begin, experts) % 16)
+            return fail("int8: h has %d rows, room for %d", end,
+                        (int)i8::rows_of_h(begin, experts));
     }
     return true;
 }
