@@ -209,8 +209,9 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  *
  * Memory   All pointers of descriptors (planes, global_scale, x, y, ids, weights, workspace ...)
  *          are memory that the device can reach, else ARG; descriptors are host memory.
- * Weights  may be read as soon as the kernel ahead on the stream lets its successor begin
- *          (programmatic dependent launch), or has ended: it must have written them by then.
+ * Weights  of a quantised format, and a router's, may be read as soon as the kernel ahead on the
+ *          stream has ended or lets its successor begin (programmatic dependent launch): it must
+ *          have written them by then. gqmm_quantize() and gqmm_device_copy() have.
  * Ids      lie on the device, so a bad one cannot be refused: its rows become zero, and the next
  *          gqmm_synchronize() or gqmm_context_fault() reports GQMM_E_INDEX once.
  * EXACT    h of gqmm_moe is kept in x_type, and with more than 4096 pairs so is each slot's row of

@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
     const int first = b * plan.each + (b < plan.more ? b : plan.more);
     uint8_t *ring = shared + warp * (plan.stages * held<L>::stage);
     float4 *sums = (float4 *)(shared + WARPS * plan.stages * held<L>::stage);
-    const bool early = p.ids_early || (!p.rhs && !p.lhs);
+    const bool early = p.ids_early;
 
     // Lane i knows row tile i of the block; behind the last one it knows that one.
     const int all = plan.row_tiles * (int)p.n_pairs, behind = lane < n ? first + lane : first;

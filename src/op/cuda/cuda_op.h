@@ -29,6 +29,13 @@ static inline const gqmm_cuda_family *gqmm_cuda_family_of(const gqmm_weights *w)
     return w->served_by;
 }
 
+/* Whether no kernel of ours that lets its successor begin writes such weights: none writes codes,
+ * but any product or gqmm_dequantize() plain numbers. */
+static inline bool gqmm_cuda_lasts(const gqmm_weights *w)
+{
+    return w->format->pub.block_elems > 1;
+}
+
 /* NULL is fine; host memory that the device cannot reach is GQMM_E_ARG. */
 gqmm_status gqmm_cuda_check_pointer(const char *name, const void *p, gqmm_error *err);
 
@@ -38,6 +45,7 @@ typedef struct gqmm_cuda_call {
     const gqmm_cuda_family *family;
     bool transpose;
     bool by_id;  /* p.rhs is or will be given */
+    bool early;  /* weights may be asked for while the launch ahead still runs */
     bool rounds; /* asked for: activations may be rounded to int8 */
     bool narrow; /* asked for: no wide tiles */
     bool many;   /* asked for: tiles of eight columns only where no wide ones would pay */

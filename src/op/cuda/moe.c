@@ -49,6 +49,7 @@ static gqmm_cuda_call dense_call(const plan *m, const gqmm_weights *w, int64_t n
 {
     gqmm_cuda_call c = {.family = gqmm_cuda_family_of(w),
                         .transpose = true,
+                        .early = gqmm_cuda_lasts(w),
                         .rounds = m->s->d.precision == GQMM_INT8};
     c.p = base(m, w, n, k);
     c.p.x = m->s->d.x;

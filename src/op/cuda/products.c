@@ -121,7 +121,7 @@ gqmm_status gqmm_cuda_run_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_
     int error;
     if (!c->sorted)
         p.list.tiles = NULL;
-    if (!p.rhs && !p.lhs && !p.list.tiles)
+    if (c->early && !p.rhs && !p.lhs && !p.list.tiles)
         p.ids_early = 1; /* there are none */
     if (!c->transpose)
         error = c->family->product_n(&p, s->path, s->stream);
@@ -209,6 +209,7 @@ gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t
     gqmm_cuda_call c = {.family = gqmm_cuda_family_of(d->w),
                         .transpose = d->transpose,
                         .by_id = d->rhs,
+                        .early = gqmm_cuda_lasts(d->w),
                         .rounds = d->precision == GQMM_INT8};
     gqmm_status st;
     c.p = (gqmm_cuda_product){.w = gqmm_cuda_view(d->w),
