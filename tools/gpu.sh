@@ -34,9 +34,10 @@ sanitizer_tools=${SANITIZE:-racecheck memcheck initcheck synccheck}
 few=q4_k,q5_k,q6_k,q8_0,q4_0,q3_k,iq4_xs,mxfp4,nvfp4,mlx_mxfp8,int4_g128,f16,f32
 sanitizer_formats=${FORMATS:-$few,affine4_g64_bf16,affine8_g64_bf16,affine3_g32_f16}
 race_formats=${FORMATS:-q4_k,mxfp4,int4_g128,int4_g64,f32} # one for each way to bring weights
-ops=gather,gather_n,qmm,moe,tokens,mixed,prompts,embed,dequantize,quantize,bad_ids,experts
+ops=gather,gather_n,qmm,moe,tokens,mixed,prompts,few,eights,int8,moe_int8,embed,dequantize,quantize
+ops=$ops,bad_ids,experts
 sanitizer_ops=${OPS:-$ops}
-groups=${BENCH:-moe models gather dense rows}
+groups=${BENCH:-moe int8 models gather dense rows}
 mkdir -p "$out" || exit 1
 log=$out/log.txt
 failed=0
@@ -254,6 +255,9 @@ bench_group() {
     moe)
         rows moe --shape qwen3.5-35b-a3b --format $four_bit,int4_g64,nvfp4,q5_k,q6_k,q8_0 \
             --tokens $many
+        ;;
+    int8) # where that has kernels of its own; the rows say so
+        rows moe --shape qwen3.5-35b-a3b --format int4_g128 --tokens 256,512,1024 --precision int8
         ;;
     models)
         rows moe --shape qwen3-30b-a3b --format q4_k,affine4_g64_bf16,int4_g128 --tokens $many
