@@ -340,6 +340,7 @@ static bool moe_prompts(const gqmm_format_info *f)
                   .dense = true,
                   .x_type = GQMM_BF16,
                   .y_type = (int)rnd_below(3)};
+        p.up = rnd() & 1 ? p.gate : NULL;
         p.s = 1 + (int)rnd_below(p.e < 4 ? p.e : 4);
         p.given = rnd() & 1;
         p.shared = p.s_scale = rnd() & 1;
@@ -356,6 +357,7 @@ static bool moe_int8(const gqmm_format_info *f)
     bool ok = true;
     for (int i = 0; ok && i < (h.quick ? 4 : 16); i++) {
         plan p = {.gate = f->pub.name,
+                  .up = f->pub.name,
                   .down = f->pub.name,
                   .router = "bf16",
                   .e = PICK(2, 3, 8, 16),
@@ -385,6 +387,7 @@ static bool moe_eights(const gqmm_format_info *f)
 {
     static const int64_t tokens[] = {96, 30};
     plan p = {.gate = f->pub.name,
+              .up = f->pub.name,
               .down = f->pub.name,
               .router = "bf16",
               .e = 60,

@@ -46,6 +46,7 @@ static stack soft(const char *format, int64_t e, int64_t rows, int64_t cols, boo
 
 typedef struct plan {
     const char *gate, *down, *router;
+    const char *up; /* where it is a matrix of its own; NULL: another format than gate's */
     int64_t e, d, f;
     int64_t t;
     int s;
@@ -66,7 +67,7 @@ static layer layer_make(const plan *p)
                .g = 64};
     l.gate = soft(p->gate, p->e, p->fused ? 2 * p->f : p->f, p->d, p->dense);
     if (!p->fused)
-        l.up = soft("q8_0", p->e, p->f, p->d, p->dense);
+        l.up = soft(p->up ? p->up : "q8_0", p->e, p->f, p->d, p->dense);
     l.down = soft(p->down, p->e, p->d, p->f, p->dense);
     if (!p->given)
         l.router = soft(p->router, 1, p->e, p->d, p->dense);
