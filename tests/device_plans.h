@@ -334,7 +334,7 @@ static bool moe_prompts(const gqmm_format_info *f)
                   .e = PICK(1, 2, 5, 16, 40),
                   .d = step * (1 + rnd_below(most)),
                   .f = step * (1 + rnd_below(most)),
-                  .t = PICK(64, 100, 257, 600, 1100),
+                  .t = PICK(8, 64, 100, 257, 600, 1100),
                   .fused = rnd() & 1,
                   .renormalize = 1,
                   .dense = true,

@@ -59,8 +59,8 @@ typedef struct gqmm_cuda_list {
 } gqmm_cuda_list;
 
 /* Activations rounded to int8 in blocks of 128 along k, in the int8 product's order: see
- * wide_int8_x.cuh. Sorted: [k / 128, int8_rows(), 128] and [k / 128, int8_rows()], by tiles of the
- * list. */
+ * wide_int8_x.cuh. Sorted: [k / 128, R, 128] and [k / 128, R], R = list.most_tiles *
+ * list.tile_columns, each tile of the list in rows of its own. */
 typedef struct gqmm_cuda_int8 {
     int8_t *codes;
     float *scales;
@@ -199,11 +199,10 @@ typedef struct gqmm_cuda_family {
     int32_t wide_order;               /* what wide() wants x_order to be */
 
     /* The same with activations rounded to int8 in blocks of 128 along k. With `up` the outputs are
-     * rounded again, and p->y8 is written, not y. int8_rows: of a sorted gqmm_cuda_int8. */
+     * rounded again, and p->y8 is written, not y. */
     int (*int8)(const gqmm_cuda_product *p, gqmm_stream s);
     bool (*int8_fits)(const gqmm_cuda_product *p);
     int (*int8_columns)(double mean); /* of a tile; 0: wide() is faster */
-    int64_t (*int8_rows)(int64_t columns, int64_t n_experts);
 } gqmm_cuda_family;
 
 /* ---- routing */

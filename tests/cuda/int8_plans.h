@@ -47,26 +47,6 @@ static bool check_int8_rows(bool (*fail)(const char *, ...))
                         return fail("int8: rows %d of the same half of the banks", row);
                 }
     }
-    unsigned bits = 1;
-    for (int i = 0; i < 2000; i++) {
-        const int experts = 1 + i % 40;
-        int begin = 0, end = 0;
-        for (int e = 0; e < experts; e++) {
-            bits = bits * 1664525 + 1013904223;
-            const int columns = bits >> 28 ? (int)(bits >> 8) % 300 : 0;
-            for (int c = 0; c < columns; c += i8::N) {
-                const int count = columns - c < i8::N ? columns - c : i8::N;
-                const int first = i8::first_row(e, begin + c);
-                if (first % 16 || first < end)
-                    return fail("int8: a tile of h begins in row %d, behind %d", first, end);
-                end = first + (count + 15) / 16 * 16;
-            }
-            begin += columns;
-        }
-        if (end > i8::rows_of_h(begin, experts) || i8::rows_of_h(begin, experts) % 16)
-            return fail("int8: h has %d rows, room for %d", end,
-                        (int)i8::rows_of_h(begin, experts));
-    }
     return true;
 }
 

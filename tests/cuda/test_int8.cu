@@ -162,9 +162,13 @@ static list sort_pairs(const std::vector<int32_t> &rhs, int64_t m, int64_t n_exp
         of[rhs[p] < 0 ? n_experts : rhs[p]].push_back((int32_t)p);
     for (int64_t e = 0; e <= n_experts; e++) {
         const int64_t begin = (int64_t)l.order.size() * m, count = (int64_t)of[e].size() * m;
-        for (int64_t c = 0; c < count; c += columns)
-            l.tiles.push_back({e == n_experts ? -1 : (int32_t)e, (int32_t)(begin + c),
-                               (int32_t)std::min<int64_t>(columns, count - c), 0});
+        const int64_t tiles =
+            (count + columns - 1) / columns; // of as many columns each, or one more
+        for (int64_t t = 0, c = 0, size; t < tiles; t++, c += size) {
+            size = count / tiles + (t < count % tiles);
+            l.tiles.push_back(
+                {e == n_experts ? -1 : (int32_t)e, (int32_t)(begin + c), (int32_t)size, 0});
+        }
         l.order.insert(l.order.end(), of[e].begin(), of[e].end());
     }
     std::stable_sort(l.tiles.begin(), l.tiles.end(),
@@ -293,7 +297,7 @@ static bool run_job(const job &j)
     }
     list l = sort_pairs(rhs, j.m, j.n_experts, j.columns);
     const int size = j.y_type == GQMM_F32 ? 4 : 2;
-    const int64_t total = j.n_pairs * j.m, rows = gqmm::int8_rows(total, j.n_experts);
+    const int64_t total = j.n_pairs * j.m, rows = (int64_t)l.device.most_tiles * j.columns;
 
     gqmm_cuda_product p = {};
     p.w = w.device, p.up = up.device;
@@ -355,7 +359,7 @@ static bool run_job(const job &j)
             }
             if (j.mixture && tile.expert >= 0) {
                 const auto mine =
-                    read_h(codes, scales, rows, tile.begin / 16 * 16 + 16 * tile.expert, c, j.n);
+                    read_h(codes, scales, rows, (&tile - l.tiles.data()) * j.columns, c, j.n);
                 ok = random_below(4) || check_h(j, w, up, tile.expert, given, mine);
                 given = mine;
             }
@@ -499,7 +503,7 @@ static void bench(int64_t tokens)
     p.n_pairs = pairs, p.m = 1, p.n_x = tokens, p.slots = SLOTS, p.expert = -1;
     p.rhs = to_device(rhs), p.rhs_stride = 1;
     p.list = l.device;
-    const int64_t rows = gqmm::int8_rows(pairs, EXPERTS);
+    const int64_t rows = (int64_t)l.device.most_tiles * columns;
     p.x8.codes = blank<int8_t>(tokens * HIDDEN);
     p.x8.scales = blank<float>(tokens * HIDDEN / 128);
     p.y8.codes = blank<int8_t>(rows * FF);

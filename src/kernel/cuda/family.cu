@@ -47,6 +47,5 @@ extern "C" const gqmm_cuda_family OBJECT(GQMM_FAMILY) = {
     gqmm::int8,
     gqmm::int8_fits,
     gqmm::int8_columns,
-    gqmm::int8_rows,
 #endif
 };

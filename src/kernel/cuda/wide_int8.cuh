@@ -282,7 +282,7 @@ inline int launch_product(const gqmm_cuda_product *p, gqmm_stream s)
     a.p = *p;
     a.row_blocks = (int)((p->n + outputs - 1) / outputs);
     a.whole_y = (uintptr_t)p->y % 16 == 0 && p->y_row % 8 == 0 && p->y_pair % 8 == 0;
-    a.tile_rows = rows_of_h(p->n_pairs * p->m, p->w.n_experts);
+    a.tile_rows = (int64_t)p->list.most_tiles * N;
     if (!describe_weights(&a.maps[0], p->w, p->n, p->k, outputs) ||
         (two && !describe_weights(&a.maps[1], p->up, p->n, p->k, outputs)) ||
         (!p->x8.sorted && !describe(&a.x_map, p->x8.codes, p->k, p->n_x * p->m, 0, p->k, 0, 1)))

@@ -99,18 +99,6 @@ struct memory {
     }
 };
 
-// Row of h of a tile's first column: tiles start at multiples of 16 and, their columns rounded up
-// to one, do not overlap. Tiles of an expert are N columns apart.
-GQMM_HD inline int first_row(int expert, int begin)
-{
-    return (begin & ~15) + 16 * expert;
-}
-
-inline int64_t rows_of_h(int64_t columns, int64_t experts)
-{
-    return (columns + 31) / 16 * 16 + 16 * experts;
-}
-
 // ---- columns
 
 __device__ __forceinline__ void copy_4_to(uint32_t to, const void *from)
@@ -150,8 +138,7 @@ __device__ __forceinline__ void tell_tile(const int8_args &a, const memory &mem,
         mem.x_at(slot.stage)[c] = x_at;
     }
     if (id == 0)
-        mem.info(slot.stage) =
-            tile_info{tile.expert, tile.count, first_row(tile.expert, tile.begin)};
+        mem.info(slot.stage) = tile_info{tile.expert, tile.count, tile_index * N};
     barrier_arrive(mem.full(2, slot.stage)); // each for what it wrote itself
     warps_sync(2, COLUMN_LOADERS);
 }

@@ -32,7 +32,7 @@ inline bool fits(const gqmm_cuda_product *p)
     const int64_t columns = p->n_pairs * p->m;
     return p->k > 0 && p->k % STEP == 0 && p->n < INT32_MAX && matrix_fits(p->w) &&
            (two ? matrix_fits(p->up) && p->n % BLOCK == 0 : p->y_type == GQMM_BF16) &&
-           rows_of_h(columns, p->w.n_experts) <= INT32_MAX &&
+           columns + (int64_t)N * p->w.n_experts <= INT32_MAX && // rows of h
            (p->x8.sorted || (p->x_type == GQMM_BF16 && p->n_x * p->m <= INT32_MAX));
 }
 
@@ -70,12 +70,6 @@ inline bool int8_fits(const gqmm_cuda_product *p)
 inline int int8_columns(double mean)
 {
     return mean <= int8_product::MOST_MEAN ? int8_product::N : 0;
-}
-
-// Rows of h between its blocks of k.
-inline int64_t int8_rows(int64_t columns, int64_t n_experts)
-{
-    return int8_product::rows_of_h(columns, n_experts);
 }
 
 } // namespace gqmm

@@ -147,7 +147,9 @@ static void take_ffn(plan *m, ffn *f, const gqmm_ffn *w, gqmm_layout *l)
     f->h = gqmm_take(l, f->gate.int8 ? 0 : h, gqmm_type_size(s->d.x_type));
     if (f->gate.int8) {
         const gqmm_cuda_product *p = &f->gate.p;
-        const int64_t rows = f->gate.family->int8_rows(p->n_pairs * p->m, p->w.n_experts);
+        const int64_t rows =
+            p->list.tile_columns *
+            (int64_t)gqmm_cuda_most_tiles(p->n_pairs, p->m, p->w.n_experts, p->list.tile_columns);
         l->overflow = l->overflow || !gqmm_mul(&h, rows, w->width);
         f->h8.codes = gqmm_take(l, h, sizeof *f->h8.codes);
         f->h8.scales = gqmm_take(l, h / 128, sizeof *f->h8.scales);
@@ -388,7 +390,8 @@ gqmm_status gqmm_moe_on_cuda(gqmm_context *ctx, const gqmm_moe_state *s, bool ru
         gqmm_cuda_plan_call(ctx, &m.shared_dot);
     }
     const gqmm_cuda_sum few = sum_of(&m);
-    m.summed = s->d.x_type == GQMM_BF16 && m.routed.down.family->sum_fits(&few);
+    m.summed = s->d.x_type == GQMM_BF16 && !m.routed.down.wide && /* h as it lies */
+               m.routed.down.family->sum_fits(&few);
     m.few = few_fits(&m);
     st = gqmm_lay_out(ctx, take_all, &m, run, s->d.workspace, s->d.workspace_bytes, bytes, err);
     if (st != GQMM_OK || !run || s->n_tokens == 0 || (st = check_pointers(&s->d, err)) != GQMM_OK)
