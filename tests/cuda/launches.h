@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/num.h"
+#include "cuda/timing.h"
 #include "kernel/cuda.h"
 
 extern "C" {
@@ -24,16 +25,6 @@ extern "C" {
 
 static int passed, failed, shown;
 static cudaStream_t stream;
-
-#define CUDA(call) \
-    do { \
-        const int error_ = (int)(call); \
-        if (error_) { \
-            printf("FAIL %s:%d: %s\n", __FILE__, __LINE__, \
-                   cudaGetErrorString((cudaError_t)error_)); \
-            exit(1); \
-        } \
-    } while (0)
 
 // A name that a program does not use is fine.
 #pragma GCC diagnostic ignored "-Wunused-function"

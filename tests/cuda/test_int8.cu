@@ -8,6 +8,7 @@
 #include "base/num.h"
 #include "kernel/cuda.h"
 #include "kernel/cuda/wide_int8.cuh"
+#include "timing.h"
 
 #include <algorithm>
 #include <cmath>
@@ -17,15 +18,6 @@
 #include <vector>
 
 #include <cuda_runtime.h>
-
-#define CHECK(call) \
-    do { \
-        const cudaError_t e_ = (cudaError_t)(call); \
-        if (e_ != cudaSuccess) { \
-            printf("FAIL %s:%d %s\n", __FILE__, __LINE__, cudaGetErrorString(e_)); \
-            exit(1); \
-        } \
-    } while (0)
 
 static uint64_t g_random = 88172645463325252ull;
 
@@ -53,23 +45,23 @@ static float random_normal() // nearly
 template <class T> static T *to_device(const std::vector<T> &v)
 {
     T *p = NULL;
-    CHECK(cudaMalloc((void **)&p, v.size() * sizeof(T) + 16));
-    CHECK(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
+    CUDA(cudaMalloc((void **)&p, v.size() * sizeof(T) + 16));
+    CUDA(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
     return p;
 }
 
 template <class T> static std::vector<T> to_host(const T *p, int64_t n)
 {
     std::vector<T> v(n);
-    CHECK(cudaMemcpy(v.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost));
+    CUDA(cudaMemcpy(v.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost));
     return v;
 }
 
 template <class T> static T *blank(int64_t n)
 {
     T *p = NULL;
-    CHECK(cudaMalloc((void **)&p, n * sizeof(T) + 16));
-    CHECK(cudaMemset(p, 0xff, n * sizeof(T)));
+    CUDA(cudaMalloc((void **)&p, n * sizeof(T) + 16));
+    CUDA(cudaMemset(p, 0xff, n * sizeof(T)));
     return p;
 }
 
@@ -119,7 +111,7 @@ static weights make_weights(int64_t n_experts, int64_t n, int64_t k, int64_t gap
 static void free_weights(weights &w)
 {
     for (int i = 0; i < 2; i++)
-        CHECK(cudaFree((void *)w.device.plane[i]));
+        CUDA(cudaFree((void *)w.device.plane[i]));
 }
 
 // ---- activations as the contract rounds them
@@ -186,9 +178,9 @@ static list sort_pairs(const std::vector<int32_t> &rhs, int64_t m, int64_t n_exp
 
 static void free_list(list &l)
 {
-    CHECK(cudaFree(l.device.order));
-    CHECK(cudaFree(l.device.tiles));
-    CHECK(cudaFree(l.device.n_tiles));
+    CUDA(cudaFree(l.device.order));
+    CUDA(cudaFree(l.device.tiles));
+    CUDA(cudaFree(l.device.n_tiles));
 }
 
 // ---- one case
@@ -326,8 +318,8 @@ static bool run_job(const job &j)
     bool ok = gqmm::int8_fits(&p);
     if (!ok)
         printf("  does not fit\n");
-    CHECK(gqmm::int8(&p, NULL));
-    CHECK(cudaDeviceSynchronize());
+    CUDA(gqmm::int8(&p, NULL));
+    CUDA(cudaDeviceSynchronize());
     if (j.mixture) {
         gqmm_cuda_product q = p;
         q.w = down.device, q.up = gqmm_cuda_matrix{};
@@ -335,8 +327,8 @@ static bool run_job(const job &j)
         q.x8 = h, q.x8.sorted = 1;
         q.y8 = gqmm_cuda_int8{};
         ok = ok && gqmm::int8_fits(&q);
-        CHECK(gqmm::int8(&q, NULL));
-        CHECK(cudaDeviceSynchronize());
+        CUDA(gqmm::int8(&q, NULL));
+        CUDA(cudaDeviceSynchronize());
     }
 
     const auto got = to_host(y, total * d * size);
@@ -377,7 +369,7 @@ static bool run_job(const job &j)
         }
     for (void *memory : {(void *)p.x, (void *)p.rhs, (void *)p.lhs, (void *)p.x8.codes,
                          (void *)p.x8.scales, (void *)y, (void *)h.codes, (void *)h.scales})
-        CHECK(cudaFree(memory));
+        CUDA(cudaFree(memory));
     free_weights(w);
     if (j.mixture) {
         free_weights(up);
@@ -447,32 +439,8 @@ static gqmm_cuda_matrix random_matrix(int64_t experts, int64_t n, int64_t k)
 
 template <class F> static void measure(const char *name, F launch)
 {
-    enum { REPEATS = 8, RUNS = 21 };
-    cudaStream_t s;
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    cudaEvent_t a, b;
-    std::vector<float> times;
-    CHECK(cudaStreamCreate(&s));
-    CHECK(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
-    for (int i = 0; i < REPEATS; i++)
-        CHECK(launch(s));
-    CHECK(cudaStreamEndCapture(s, &graph));
-    CHECK(cudaGraphInstantiate(&exec, graph, 0));
-    CHECK(cudaEventCreate(&a));
-    CHECK(cudaEventCreate(&b));
-    for (int i = 0; i < RUNS + 2; i++) {
-        float ms;
-        CHECK(cudaEventRecord(a, s));
-        CHECK(cudaGraphLaunch(exec, s));
-        CHECK(cudaEventRecord(b, s));
-        CHECK(cudaEventSynchronize(b));
-        CHECK(cudaEventElapsedTime(&ms, a, b));
-        if (i > 1)
-            times.push_back(ms * 1000 / REPEATS);
-    }
-    std::sort(times.begin(), times.end());
-    printf("  %-10s %7.1f us (%.1f .. %.1f)\n", name, times[RUNS / 2], times[0], times[RUNS - 1]);
+    const span t = time_of(8, 21, [&](cudaStream_t s, int) { CUDA(launch(s)); });
+    printf("  %-10s %7.1f us (%.1f .. %.1f)\n", name, t.median, t.least, t.most);
     fflush(stdout);
 }
 
@@ -527,7 +495,7 @@ static void bench(int64_t tokens)
     });
     for (void *memory : {(void *)p.x, (void *)p.rhs, (void *)p.x8.codes, (void *)p.x8.scales,
                          (void *)p.y8.codes, (void *)p.y8.scales, (void *)q.y})
-        CHECK(cudaFree(memory));
+        CUDA(cudaFree(memory));
     free_list(l);
 }
 

@@ -13,6 +13,7 @@ extern "C" {
 #include "kernel/cuda/decode_k_quants.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
 #include "kernel/cuda/wide.cuh"
+#include "timing.h"
 
 #include <algorithm>
 #include <cmath>
@@ -23,15 +24,6 @@ extern "C" {
 #include <vector>
 
 #include <cuda_runtime.h>
-
-#define CHECK(call) \
-    do { \
-        const cudaError_t e_ = (cudaError_t)(call); \
-        if (e_ != cudaSuccess) { \
-            printf("FAIL %s:%d %s\n", __FILE__, __LINE__, cudaGetErrorString(e_)); \
-            exit(1); \
-        } \
-    } while (0)
 
 struct wide_entry {
     const char *format;
@@ -79,8 +71,8 @@ static float random_float() // in [-1, 1)
 template <class T> static T *to_device(const std::vector<T> &v)
 {
     T *p = NULL;
-    CHECK(cudaMalloc((void **)&p, v.size() * sizeof(T) + 16));
-    CHECK(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
+    CUDA(cudaMalloc((void **)&p, v.size() * sizeof(T) + 16));
+    CUDA(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
     return p;
 }
 
@@ -173,8 +165,8 @@ static void make_weights(weights *w, const char *format, int64_t n_experts, int6
 static void free_weights(weights *w)
 {
     for (int i = 0; i < w->f->pub.n_planes; i++)
-        CHECK(cudaFree((void *)w->device.plane[i]));
-    CHECK(cudaFree((void *)w->device.global));
+        CUDA(cudaFree((void *)w->device.plane[i]));
+    CUDA(cudaFree((void *)w->device.global));
 }
 
 static double to_bf16(double v)
@@ -337,15 +329,15 @@ static double run_job(const job &j, double *rel)
     p.list.most_tiles = (int32_t)l.tiles.size() + 3;
     p.x_order = j.ordered_x ? j.entry->code : 0;
     p.y_order = j.ordered_y ? 2 + 16 * j.large_y : 0;
-    CHECK(cudaMalloc(&p.x_ordered, j.n_x * j.m * j.k * 2));
+    CUDA(cudaMalloc(&p.x_ordered, j.n_x * j.m * j.k * 2));
     if (!j.entry->fits(&p)) {
         printf("  does not fit\n");
         *rel = 0;
         return 2;
     }
-    CHECK(j.entry->wide(&p, 0));
-    CHECK(cudaDeviceSynchronize());
-    CHECK(cudaMemcpy(y.data(), p.y, y.size(), cudaMemcpyDeviceToHost));
+    CUDA(j.entry->wide(&p, 0));
+    CUDA(cudaDeviceSynchronize());
+    CUDA(cudaMemcpy(y.data(), p.y, y.size(), cudaMemcpyDeviceToHost));
 
     double worst = 0, square = 0, of = 0;
     std::vector<std::vector<int64_t>> pairs_of(j.n_experts);
@@ -425,14 +417,14 @@ static double run_job(const job &j, double *rel)
     free_weights(&w);
     if (j.two)
         free_weights(&up);
-    CHECK(cudaFree((void *)p.x));
-    CHECK(cudaFree(p.y));
-    CHECK(cudaFree((void *)p.lhs));
-    CHECK(cudaFree((void *)p.rhs));
-    CHECK(cudaFree(p.list.order));
-    CHECK(cudaFree(p.list.tiles));
-    CHECK(cudaFree(p.list.n_tiles));
-    CHECK(cudaFree(p.x_ordered));
+    CUDA(cudaFree((void *)p.x));
+    CUDA(cudaFree(p.y));
+    CUDA(cudaFree((void *)p.lhs));
+    CUDA(cudaFree((void *)p.rhs));
+    CUDA(cudaFree(p.list.order));
+    CUDA(cudaFree(p.list.tiles));
+    CUDA(cudaFree(p.list.n_tiles));
+    CUDA(cudaFree(p.x_ordered));
     return worst;
 }
 
@@ -493,45 +485,6 @@ static int check_all()
 
 // ---- time
 
-static double median(std::vector<double> v)
-{
-    std::sort(v.begin(), v.end());
-    return v[v.size() / 2];
-}
-
-// Microseconds of one f() in a graph of `times`.
-template <class F> static double time_of(const F &f, int times, int repeats, double *spread)
-{
-    cudaStream_t s;
-    cudaGraph_t graph;
-    cudaGraphExec_t run;
-    cudaEvent_t a, b;
-    std::vector<double> us;
-    CHECK(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
-    CHECK(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
-    for (int i = 0; i < times; i++)
-        f(s);
-    CHECK(cudaStreamEndCapture(s, &graph));
-    CHECK(cudaGraphInstantiate(&run, graph, 0));
-    CHECK(cudaEventCreate(&a));
-    CHECK(cudaEventCreate(&b));
-    for (int i = 0; i < repeats + 2; i++) {
-        float ms;
-        CHECK(cudaEventRecord(a, s));
-        CHECK(cudaGraphLaunch(run, s));
-        CHECK(cudaEventRecord(b, s));
-        CHECK(cudaEventSynchronize(b));
-        CHECK(cudaEventElapsedTime(&ms, a, b));
-        if (i >= 2)
-            us.push_back(ms * 1e3 / times);
-    }
-    *spread = *std::max_element(us.begin(), us.end()) - *std::min_element(us.begin(), us.end());
-    CHECK(cudaGraphExecDestroy(run));
-    CHECK(cudaGraphDestroy(graph));
-    CHECK(cudaStreamDestroy(s));
-    return median(us);
-}
-
 static void bench(const wide_entry *entry)
 {
     const int64_t E = 256, D = 2048, F = 512, S = 8;
@@ -588,41 +541,34 @@ static void bench(const wide_entry *entry)
             a.list.n_tiles = to_device(n_tiles);
             a.list.tile_columns = width, a.list.most_tiles = (int32_t)l.tiles.size();
             a.y_order = entry->code;
-            CHECK(cudaMalloc(&a.x_ordered, T * D * 2));
+            CUDA(cudaMalloc(&a.x_ordered, T * D * 2));
             gqmm_cuda_product b = a;
             b.w = down.device, b.up = gqmm_cuda_matrix{};
             b.k = F, b.n = D;
             b.x = a.y, b.x_row = b.x_mat = F, b.x_order = entry->code;
             b.y = to_device(y), b.y_row = b.y_pair = D, b.y_order = 0;
             b.n_x = T * S, b.slots = 1;
-            double s0, s1, s2, s3 = 0, held = 0;
-            const double both = time_of(
-                [&](cudaStream_t s) {
-                    CHECK(entry->wide(&a, s));
-                    CHECK(entry->wide(&b, s));
-                },
-                8, 20, &s0);
-            const double one =
-                time_of([&](cudaStream_t s) { CHECK(entry->wide(&a, s)); }, 8, 20, &s1);
-            const double two =
-                time_of([&](cudaStream_t s) { CHECK(entry->wide(&b, s)); }, 8, 20, &s2);
-            if (T == 4096)
-                held = time_of(
-                    [&](cudaStream_t s) {
-                        CHECK(entry->wide(&a, s));
-                        CHECK(entry->wide(&b, s));
-                    },
-                    8, 200, &s3);
+            const auto first = [&](cudaStream_t s, int) { CUDA(entry->wide(&a, s)); };
+            const auto second = [&](cudaStream_t s, int) { CUDA(entry->wide(&b, s)); };
+            const auto both = [&](cudaStream_t s, int i) {
+                first(s, i);
+                second(s, i);
+            };
+            const span all = time_of(8, 20, both), one = time_of(8, 20, first),
+                       two = time_of(8, 20, second);
+            const double held = T == 4096 ? time_of(8, 200, both).median : 0;
             printf("%-18s T %4ld columns %3d tiles %4d: both %7.1f us (spread %.1f), gate/up %7.1f "
                    "(%.1f), down %7.1f (%.1f), held %.1f; floor %.1f; %.0f TFLOP/s, %.2f TB/s\n",
-                   entry->format, (long)T, width, (int)l.tiles.size(), both, s0, one, s1, two, s2,
-                   held, floor, flop / both / 1e6, read / both / 1e6);
+                   entry->format, (long)T, width, (int)l.tiles.size(), all.median,
+                   all.most - all.least, one.median, one.most - one.least, two.median,
+                   two.most - two.least, held, floor, flop / all.median / 1e6,
+                   read / all.median / 1e6);
             fflush(stdout);
-            CHECK(cudaFree((void *)a.x));
-            CHECK(cudaFree(a.y));
-            CHECK(cudaFree(b.y));
-            CHECK(cudaFree(a.x_ordered));
-            CHECK(cudaFree((void *)a.rhs));
+            CUDA(cudaFree((void *)a.x));
+            CUDA(cudaFree(a.y));
+            CUDA(cudaFree(b.y));
+            CUDA(cudaFree(a.x_ordered));
+            CUDA(cudaFree((void *)a.rhs));
         }
     }
     free_weights(&gate);

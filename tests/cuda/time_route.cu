@@ -1,40 +1,7 @@
 // SPDX-License-Identifier: MIT
 // How long the launches around the products take, from graphs of many: time_route [sort]
 #include "cuda/launches.h"
-
-struct span {
-    double median, least, most;
-};
-
-// Microseconds of one call, out of graphs of `calls`.
-static span time_of(int calls, const std::function<void(int)> &call)
-{
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    cudaEvent_t begin, end;
-    CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    for (int i = 0; i < calls; i++)
-        call(i);
-    CUDA(cudaStreamEndCapture(stream, &graph));
-    CUDA(cudaGraphInstantiate(&exec, graph, 0));
-    CUDA(cudaEventCreate(&begin));
-    CUDA(cudaEventCreate(&end));
-    std::vector<double> us;
-    for (int i = 0; i < 28; i++) {
-        float ms;
-        CUDA(cudaEventRecord(begin, stream));
-        CUDA(cudaGraphLaunch(exec, stream));
-        CUDA(cudaEventRecord(end, stream));
-        CUDA(cudaEventSynchronize(end));
-        CUDA(cudaEventElapsedTime(&ms, begin, end));
-        if (i >= 3)
-            us.push_back(ms * 1e3 / calls);
-    }
-    CUDA(cudaGraphExecDestroy(exec));
-    CUDA(cudaGraphDestroy(graph));
-    std::sort(us.begin(), us.end());
-    return {us[us.size() / 2], us.front(), us.back()};
-}
+#include "cuda/timing.h"
 
 static void show(const char *name, const span &t, double bytes)
 {
@@ -81,7 +48,10 @@ static void time_sort(int64_t tokens, int32_t experts, int32_t slots, int path)
     snprintf(name, sizeof name, "sort %lld tokens x %d, E=%d, sm_%d", (long long)tokens, slots,
              experts, path);
     show(name,
-         time_of(20, [&](int) { CUDA(gqmm_cuda_sort(&p, scratch.as<void>(), path, stream)); }), 0);
+         time_of(
+             20, 25,
+             [&](cudaStream_t s, int) { CUDA(gqmm_cuda_sort(&p, scratch.as<void>(), path, s)); }),
+         0);
 }
 
 static void time_choose(int64_t tokens, int32_t experts, int32_t slots, int path)
@@ -104,7 +74,7 @@ static void time_choose(int64_t tokens, int32_t experts, int32_t slots, int path
     char name[100];
     snprintf(name, sizeof name, "choose T=%lld E=%d S=%d, sm_%d", (long long)tokens, experts, slots,
              path);
-    show(name, time_of(20, [&](int) { CUDA(gqmm_cuda_choose(&t, path, stream)); }),
+    show(name, time_of(20, 25, [&](cudaStream_t s, int) { CUDA(gqmm_cuda_choose(&t, path, s)); }),
          (double)tokens * experts * 4);
 }
 
@@ -119,8 +89,8 @@ static void time_sum(int64_t tokens, int64_t d, int32_t slots, int path)
     snprintf(name, sizeof name, "add up T=%lld S=%d D=%lld bf16, sm_%d", (long long)tokens, slots,
              (long long)d, path);
     show(name,
-         time_of(copies,
-                 [&](int i) {
+         time_of(copies, 25,
+                 [&](cudaStream_t s, int i) {
                      gqmm_cuda_combine c = {};
                      c.pairs = x.at() + (size_t)i * tokens * slots * d * 2;
                      c.pairs_type = c.y_type = GQMM_BF16;
@@ -131,7 +101,7 @@ static void time_sum(int64_t tokens, int64_t d, int32_t slots, int path)
                      c.n_tokens = tokens;
                      c.n_slots = slots;
                      c.n_experts = 20;
-                     CUDA(gqmm_cuda_add_up(&c, path, stream));
+                     CUDA(gqmm_cuda_add_up(&c, path, s));
                  }),
          (double)tokens * d * 2 * (slots + 1));
 }
@@ -161,7 +131,8 @@ static void time_round(const char *format)
         char name[100];
         snprintf(name, sizeof name, "round %s %lld x %lld bf16", format, (long long)rows,
                  (long long)cols);
-        show(name, time_of(2, [&](int) { CUDA(gqmm_cuda_round(&q, stream)); }), bytes);
+        show(name, time_of(2, 25, [&](cudaStream_t s, int) { CUDA(gqmm_cuda_round(&q, s)); }),
+             bytes);
         for (buffer *b : planes)
             delete b;
     }
