@@ -38,7 +38,8 @@ typedef struct gqmm_cuda_matrix {
     int32_t n_experts;
     int32_t group;      /* weights that share a scale */
     int32_t scale_type; /* affine: type of scales and biases */
-    int32_t aligned;    /* all row starts of plane 0 are multiples of 16, of the others of 4 */
+    int32_t aligned;    /* all row starts of plane 0 are multiples of 16, of the others of 4, but
+                         * where these are bytes */
 } gqmm_cuda_matrix;
 
 /* Columns [begin, begin + count) of a list's order meet this expert; expert -1: their rows are

@@ -79,6 +79,9 @@ struct step_row {
 //   D::raw_codes      the same as codes, with D::raw_bias (an integer that bf16 has) added to each
 //                     and in D::raw_order
 //
+// and, where plane 1 has a byte for each D::piece weights, so that its rows start anywhere too,
+//   D::byte_scales    true
+//
 // codes, raw_codes and scale are templates of one bool, ALIGNED, by default !D::loose. True: plane
 // 0 of the step starts at a multiple of D::align, planes 1 and 2 at one of their element; fewer
 // instructions. False: every plane starts anywhere. Every decoder has both:

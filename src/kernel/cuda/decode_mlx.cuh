@@ -201,7 +201,7 @@ struct dec_int4 {
 // Scales are bytes, one for PIECE weights.
 template <int BITS, int PIECE, int STEP> struct mlx_float {
     static constexpr int step = STEP, block = 32, planes = 2, parts = 1, piece = PIECE, align = 16;
-    static constexpr bool has_offset = false, grouped = false;
+    static constexpr bool has_offset = false, grouped = false, byte_scales = true;
     static constexpr bool loose = PIECE * BITS % 128 != 0;
 
     GQMM_HD static constexpr int64_t bytes(int plane, int64_t n, const format_args &)

@@ -270,16 +270,22 @@ inline bool lie_alike(const gqmm_cuda_matrix &a, const gqmm_cuda_matrix &b)
     return alike;
 }
 
-// Rows are served that lie multiples of 16 bytes apart where a loader goes.
+// Whether rows of a plane lie multiples of 16 bytes apart where a loader goes.
+inline bool few_apart(const gqmm_cuda_few *c, int plane)
+{
+    return c->w.expert_stride[plane] % 16 == 0 &&
+           (!c->up.plane[0] || c->w.row_stride[plane] * 8 % 16 == 0);
+}
+
 template <class D> bool few_fits(const gqmm_cuda_few *c)
 {
     const gqmm_cuda_topk &t = c->choice;
     const bool two = c->up.plane[0] != NULL;
     const int64_t most = device_has(cudaDevAttrMaxSharedMemoryPerBlockOptin, 99 * 1024) - 4096;
     return t.n_tokens == 1 && t.n_slots <= MOST_FEW_SLOTS && t.n_experts <= MOST_FEW_EXPERTS &&
-           c->w.expert_stride[0] % 16 == 0 &&
-           (!two || (c->w.n_rows % 8 == 0 && c->w.row_stride[0] * 8 % 16 == 0 &&
-                     lie_alike(c->w, c->up) && c->x_row % 8 == 0 && (uintptr_t)c->x % 16 == 0)) &&
+           few_apart(c, 0) && (!scale_bytes_of<D>::value || few_apart(c, 1)) &&
+           (!two || (c->w.n_rows % 8 == 0 && lie_alike(c->w, c->up) && c->x_row % 8 == 0 &&
+                     (uintptr_t)c->x % 16 == 0)) &&
            c->w.n_cols % 8 == 0 && (int64_t)few_bytes<D>(c, plan_few<D>(c)) <= most;
 }
 

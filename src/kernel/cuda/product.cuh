@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(32 * most_warps(NT))
     float acc[NT][4] = {};
     int slot = 0, s = split;
     for (int turn = 0; turn < plan.turns; turn++) {
-        if (D::loose && turn)
+        if (ends_anywhere<D> && turn)
             weights.find(rows_of(turn), lane);
         for (int s0 = 0; s0 < steps; s0 += l.phase / D::step) {
             if (turn == 0 || l.phase < p.k) {

@@ -8,6 +8,8 @@
 #include "kernel/cuda/decode.cuh"
 #include "kernel/cuda/mma.cuh"
 
+#include <type_traits>
+
 namespace gqmm
 {
 
@@ -23,10 +25,23 @@ template <class D> GQMM_HD constexpr int code_pitch()
     return bytes + (want - bytes % 128 + 128) % 128;
 }
 
-// Planes of scales: at most 4 bytes for 32 weights.
+// Whether a decoder tells of scales that are bytes.
+template <class D, class = void> struct scale_bytes_of {
+    static constexpr int value = 0; // of a step in plane 1
+};
+template <class D> struct scale_bytes_of<D, std::void_t<decltype(D::byte_scales)>> {
+    static constexpr int value = (int)D::bytes(1, D::step, format_args{});
+};
+
+// Whether rows may end anywhere within a step and within 16 bytes, and still are brought at full
+// speed.
+template <class D> constexpr bool ends_anywhere = D::loose || scale_bytes_of<D>::value > 0;
+
+// Planes of scales: at most 4 bytes for 32 weights, or bytes in two times 16 that hold a step.
 template <class D> GQMM_HD constexpr int scale_pitch()
 {
-    return D::planes == 1 ? 0 : D::step / 32 * 4;
+    static_assert(scale_bytes_of<D>::value + 15 <= 32, "a step's scales in two times 16 bytes");
+    return D::planes == 1 ? 0 : scale_bytes_of<D>::value ? 32 : D::step / 32 * 4;
 }
 
 template <class D> GQMM_HD constexpr int row_pitch()
@@ -75,18 +90,19 @@ template <class D> struct loader {
     const uint8_t *scales_from[2];   // row lane % 16 of the other planes
     int to, to_rest;
     int whole; // steps that are brought without a look at the end of the row
-    int full;  // steps that the row has all of
-    int slips; // rows lane % 16, lane / 4 and lane / 4 + 8: where they start in 16
+    int full;  // of the others those that copies of 16 bytes can bring: all or none
+    int slips; // rows lane % 16, lane / 4 and lane / 4 + 8: where they start in 16, four bits for
+               // the codes and four for scales of bytes
 
     // `k` weights make a row. REGULAR rows or any that have row(plane, r).
     template <class B>
     __device__ __forceinline__ void set(const B &b, int64_t k, bool aligned, bool regular, int lane,
                                         const format_args &f)
     {
-        const int64_t row = D::bytes(0, k, f) - (D::loose ? 16 : 0);
+        const int64_t row = D::bytes(0, k, f) - (D::loose ? pieces * 16 - bytes : 0);
         const bool fast = regular && (D::loose || aligned);
         whole = fast && row > 0 ? (int)(row / bytes) : 0;
-        full = fast ? (int)(D::bytes(0, k, f) / bytes) : 0;
+        full = fast ? (int)((k + D::step - 1) / D::step) : 0;
         to = lane / 8 * row_pitch<D>() + lane % 8 * 16;
         to_rest = lane / wide * row_pitch<D>() + eights * 128 + lane % wide * 16;
         keep(to);
@@ -118,9 +134,9 @@ template <class D> struct loader {
     // The rows that at() is asked for.
     template <class B> __device__ __forceinline__ void find(const B &b, int lane)
     {
-        slips = ((int)(uintptr_t)b.row(0, lane & 15) & 15) |
-                ((int)(uintptr_t)b.row(0, lane >> 2) & 15) << 8 |
-                ((int)(uintptr_t)b.row(0, (lane >> 2) + 8) & 15) << 16;
+        slips = slips_of(b, 0, lane);
+        if constexpr (scale_bytes_of<D>::value > 0)
+            slips |= slips_of(b, 1, lane) << 4;
     }
 
     // Step s to `stage`; what lies beyond the row becomes zero. b() is what the lane points at;
@@ -132,14 +148,18 @@ template <class D> struct loader {
     {
         if (s < whole)
             bring_step<false>(stage, s, 0, quarter, half, lane);
-        else if (D::loose && s < full)
+        else if (ends_anywhere<D> && s < full)
             bring_step<true>(stage, s, (int)(D::bytes(0, k, f) - (int64_t)s * bytes), quarter, half,
                              lane);
         else
             bring_any(stage, s, k, D::loose || aligned, lane, f, b());
+        if constexpr (scale_bytes_of<D>::value > 0) {
+            bring_byte_scales(stage, s, k, lane, f);
+        } else {
 #pragma unroll
-        for (int plane = 1; plane < D::planes; plane++)
-            bring_scales(stage, plane, s, k, aligned, lane, f);
+            for (int plane = 1; plane < D::planes; plane++)
+                bring_scales(stage, plane, s, k, aligned, lane, f);
+        }
     }
 
     // Row of slot 0, 1 or 2 (see slips) of a step that was brought.
@@ -147,19 +167,38 @@ template <class D> struct loader {
     {
         const int r = slot == 0 ? lane & 15 : (lane >> 2) + (slot - 1) * 8;
         const uint8_t *row = stage + r * row_pitch<D>();
+        constexpr int scale_bytes = scale_bytes_of<D>::value;
         const int slip = D::loose ? (slips >> (8 * slot)) + s * bytes & 15 : 0;
-        return step_row{
-            {row + slip, row + code_pitch<D>(), row + code_pitch<D>() + scale_pitch<D>()}};
+        const int scale_slip =
+            scale_bytes ? (slips >> (8 * slot + 4)) + s * scale_bytes & 15 : 0;
+        return step_row{{row + slip, row + code_pitch<D>() + scale_slip,
+                         row + code_pitch<D>() + scale_pitch<D>()}};
     }
 
   private:
+    template <class B>
+    __device__ __forceinline__ static int slips_of(const B &b, int plane, int lane)
+    {
+        return ((int)(uintptr_t)b.row(plane, lane & 15) & 15) |
+               ((int)(uintptr_t)b.row(plane, lane >> 2) & 15) << 8 |
+               ((int)(uintptr_t)b.row(plane, (lane >> 2) + 8) & 15) << 16;
+    }
+
     __device__ __forceinline__ static const uint8_t *down_to_16(const uint8_t *p)
     {
         return D::loose ? (const uint8_t *)((uintptr_t)p & ~(uintptr_t)15) : p;
     }
 
-    // A step that the rows have all of. END: `left` bytes are left of the rows, and pieces of 16
-    // may reach over it.
+    // 16 bytes of a row that ends `here` bytes after `down`: zeros behind that, which are not read.
+    // Where none are read the address still is the row's.
+    __device__ __forceinline__ static void copy_end(uint8_t *out, const uint8_t *down, int here)
+    {
+        copy_16(out, down + (here > 0 ? 0 : (here - 1) & ~15),
+                here < 0 ? 0 : here < 16 ? here : 16);
+    }
+
+    // A step. END: `left` bytes are left of the rows, so that pieces of 16 may reach over their end
+    // or lie behind it.
     template <bool END>
     __device__ __forceinline__ void bring_step(uint8_t *stage, int s, int left, int64_t quarter,
                                                int64_t half, int lane) const
@@ -188,18 +227,14 @@ template <class D> struct loader {
             bring_piece<END>(out + 8 * row_pitch<D>(), in + half, left);
     }
 
-    // Nothing behind the row is touched, not even by a copy that would drop it.
     template <bool END>
     __device__ __forceinline__ static void bring_piece(uint8_t *out, const uint8_t *in, int left)
     {
         const uint8_t *down = down_to_16(in);
-        const int here = left + (int)(in - down);
-        if (!END || here >= 16)
-            copy_16(out, down, 16);
+        if (END)
+            copy_end(out, down, left + (int)(in - down));
         else
-#pragma unroll 1
-            for (int j = 0; j < here; j++)
-                out[j] = down[j];
+            copy_16(out, down, 16);
     }
 
     // The end of a row, rows at odd bytes, and rows that lie anywhere.
@@ -215,8 +250,9 @@ template <class D> struct loader {
             const uint8_t *p = b.row(0, r) + (int64_t)s * bytes, *down = down_to_16(p);
             const int slip = (int)(p - down), here = valid + slip - at;
             uint8_t *out = stage + r * row_pitch<D>() + at;
-            // Nothing behind the row is touched, not even by a copy that would drop it.
-            if (fast && here >= 16)
+            if (ends_anywhere<D> && fast)
+                copy_end(out, down + at, here);
+            else if (fast && here >= 16)
                 copy_16(out, down + at, 16);
             else if (here <= 0)
                 *(uint4 *)out = make_uint4(0, 0, 0, 0);
@@ -224,6 +260,18 @@ template <class D> struct loader {
                 for (int j = 0; j < 16; j++)
                     out[j] = j < here ? down[at + j] : 0;
         }
+    }
+
+    // Scales of a byte each, of row lane % 16: in 32 bytes from a multiple of 16 on a step has all.
+    __device__ __forceinline__ void bring_byte_scales(uint8_t *stage, int s, int64_t k, int lane,
+                                                      const format_args &f) const
+    {
+        const uint8_t *row = scales_from[0] + (int64_t)s * scale_bytes_of<D>::value;
+        const uint8_t *down = (const uint8_t *)((uintptr_t)row & ~(uintptr_t)15);
+        const int rest = (int)(D::bytes(1, k, f) - (int64_t)s * scale_bytes_of<D>::value);
+        const int at = lane >> 4 << 4;
+        copy_end(stage + (lane & 15) * row_pitch<D>() + code_pitch<D>() + at, down + at,
+                 rest + (int)(row - down) - at);
     }
 
     __device__ __forceinline__ void bring_scales(uint8_t *stage, int plane, int s, int64_t k,

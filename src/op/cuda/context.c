@@ -325,7 +325,7 @@ gqmm_cuda_matrix gqmm_cuda_view(const gqmm_weights *w)
                           .scale_type = w->format->scale_type,
                           .aligned = 1};
     for (int i = 0; i < w->format->pub.n_planes; i++) {
-        const uintptr_t step = i == 0 ? 16 : 4;
+        const uintptr_t step = i == 0 ? 16 : w->format->pub.plane_bytes[i] == 1 ? 1 : 4;
         m.plane[i] = w->plane[i];
         m.row_stride[i] = w->row_stride[i];
         m.expert_stride[i] = w->expert_stride[i];
