@@ -19,6 +19,8 @@ typedef struct walk_row {
     const char *formats; /* NULL: all; "": without a format; else words */
 } walk_row;
 
+#define RAGGED_FORMATS \
+    "mxfp4 mlx_mxfp4 mlx_mxfp8 mlx_nvfp4 nvfp4 q8_0 q4_1 affine3_g32_f16 int4_g32"
 #define SOME_FORMATS "q4_k q6_k q8_0 q4_0 mxfp4 affine4_g64_bf16 int4_g128 f16 f32"
 static const walk_row walk[] = {
     {"gather", gather_format, NULL},
@@ -32,6 +34,8 @@ static const walk_row walk[] = {
     {"not_numbers", not_numbers, SOME_FORMATS},
     {"pairs", pair_counts, "q4_k q4_0 mxfp4 affine4_g64_bf16 bf16"},
     {"few", few_columns, "q4_k int4_g128 int4_g64 affine4_g64_bf16 affine4_g128_bf16 q8_0 mxfp4"},
+    {"ragged", ragged_products, RAGGED_FORMATS},
+    {"moe_ragged", moe_ragged, RAGGED_FORMATS},
     {"int8", int8_products, "int4_g128"},
     {"moe_int8", moe_int8, "int4_g128"},
     {"tokens", moe_tokens, "q4_k q8_0 mxfp4 affine4_g64_bf16 int4_g64"},

@@ -153,6 +153,34 @@ static bool few_columns(const gqmm_format_info *f)
     return ok;
 }
 
+/* K in whole blocks but in no whole steps, and outputs in whole row tiles: few columns, tiles of
+ * them, rows beyond one block's. */
+static bool ragged_products(const gqmm_format_info *f)
+{
+    static const call_plan plans[] = {
+        {.e = 2, .rows = 16, .cols = 96, .pairs = 3},
+        {.e = 3, .rows = 64, .cols = 2880, .pairs = 9, .rhs = IDS_SKIP},
+        {.e = 5, .rows = 240, .cols = 320, .pairs = 29, .nan = true},
+        {.e = 40, .rows = 528, .cols = 288, .pairs = 150, .rhs = IDS_SKIP},
+        {.e = 1, .rows = 2096, .cols = 608, .m = 5, .dense = true, .scaled = true},
+        {.e = 1, .rows = 64, .cols = 352, .m = 1, .dense = true},
+        {.e = 6, .rows = 272, .cols = 736, .pairs = 7, .m = 3, .odd = true},
+    };
+    bool ok = true;
+    for (int i = 0; ok && i < COUNT(plans); i++) {
+        call_plan p = plans[i];
+        if (p.cols % f->pub.block_elems != 0)
+            continue;
+        p.transpose = 1;
+        p.x_type = GQMM_BF16;
+        p.y_type = i % 2 || p.scaled ? GQMM_F32 : GQMM_BF16;
+        p.n_x = p.dense ? 1 : p.pairs;
+        p.rhs = p.rhs ? p.rhs : IDS_RANDOM;
+        ok = try_call(f, &p);
+    }
+    return ok;
+}
+
 /* Activations in int8; the last five are left to the float kernels. */
 static bool int8_products(const gqmm_format_info *f)
 {
@@ -274,6 +302,39 @@ static bool moe_format(const gqmm_format_info *f)
         else /* gate alone: its first half's rows, as a stack of [E, F, D] */
             now.gate = l->up;
         ok = try_moe(&p, &now, i % 4 == 2, IDS_RANDOM);
+    }
+    return ok;
+}
+
+/* Widths in whole blocks but in no whole steps: one token, few, and more than are summed at once.
+ */
+static bool moe_ragged(const gqmm_format_info *f)
+{
+    static const int64_t tokens[] = {1, 2, 5, 8, 40},
+                         widths[][2] = {{320, 576}, {2880, 192}, {352, 288}};
+    bool ok = true;
+    for (int i = 0; ok && i < COUNT(widths); i++) {
+        plan p = {.gate = f->pub.name,
+                  .up = f->pub.name,
+                  .down = f->pub.name,
+                  .router = "bf16",
+                  .e = 5,
+                  .s = 3,
+                  .d = widths[i][0],
+                  .f = widths[i][1],
+                  .renormalize = 1,
+                  .dense = true,
+                  .fused = i == 1,
+                  .x_type = GQMM_BF16,
+                  .y_type = i % 2 ? GQMM_F32 : GQMM_BF16};
+        if (p.d % f->pub.block_elems != 0 || p.f % f->pub.block_elems != 0)
+            continue;
+        layer l = layer_make(&p);
+        for (int j = 0; ok && j < COUNT(tokens); j++) {
+            p.t = tokens[j];
+            ok = try_moe(&p, &l, j % 3 == 2, IDS_RANDOM);
+        }
+        layer_free(&l);
     }
     return ok;
 }

@@ -140,6 +140,7 @@ suite() { # LABEL BUILD MODE REASON
     cuda)
         programs "$1" "$2" check_cuda
         queue "$1" "$2" check_cuda_decode "$2/tests/test_decode"
+        queue "$1" "$2" check_cuda_stage "$2/tests/test_stage"
         queue "$1" "$2" check_driver.sh sh tests/cuda/check_driver.sh
         ;;
     skip) note "$1" build "skip build $1: $4" ;;

@@ -94,7 +94,7 @@ if command -v nvcc >/dev/null; then
     if nvcc --help | grep -q -e --Ofast-compile; then
         fast=--Ofast-compile=mid
     fi
-    target='gqmm check_cuda test_decode'
+    target='gqmm check_cuda test_decode test_stage'
     add cuda "$build/check/cuda" cuda "$gcc" -DGQMM_CUDA=ON -DGQMM_MODEL=OFF \
         -DCMAKE_CUDA_FLAGS="$fast"
 else

@@ -169,8 +169,7 @@ template <class D> struct loader {
         const uint8_t *row = stage + r * row_pitch<D>();
         constexpr int scale_bytes = scale_bytes_of<D>::value;
         const int slip = D::loose ? (slips >> (8 * slot)) + s * bytes & 15 : 0;
-        const int scale_slip =
-            scale_bytes ? (slips >> (8 * slot + 4)) + s * scale_bytes & 15 : 0;
+        const int scale_slip = scale_bytes ? (slips >> (8 * slot + 4)) + s * scale_bytes & 15 : 0;
         return step_row{{row + slip, row + code_pitch<D>() + scale_slip,
                          row + code_pitch<D>() + scale_pitch<D>()}};
     }
@@ -194,7 +193,9 @@ template <class D> struct loader {
     __device__ __forceinline__ static void copy_end(uint8_t *out, const uint8_t *down, int here)
     {
         copy_16(out, down + (here > 0 ? 0 : (here - 1) & ~15),
-                here < 0 ? 0 : here < 16 ? here : 16);
+                here < 0    ? 0
+                : here < 16 ? here
+                            : 16);
     }
 
     // A step. END: `left` bytes are left of the rows, so that pieces of 16 may reach over their end
