@@ -15,14 +15,14 @@ namespace gqmm
 
 constexpr int ROWS = 16; // of a warp: the rows of a matrix instruction
 
-// Bytes between rows in shared memory. Lanes of a quad read neighbouring words of one row and quads
-// read rows 0, 1, 2 ...: the remainder by 128 spreads the rows over the banks.
+// Bytes between rows in shared memory. Lanes of a quad read 16 or 32 neighbouring bytes of one row
+// and quads read rows 0, 1, 2 ...: an odd multiple of these spreads the rows over the banks.
 template <class D> GQMM_HD constexpr int code_pitch()
 {
     const int bytes =
         ((int)D::bytes(0, D::step, format_args{}) + (D::loose ? 15 : 0) + 15) / 16 * 16;
-    const int want = D::in_order == SERIAL ? 32 : 16;
-    return bytes + (want - bytes % 128 + 128) % 128;
+    const int quad = D::in_order == SERIAL ? 32 : 16;
+    return ((bytes + quad - 1) / quad | 1) * quad;
 }
 
 // Whether a decoder tells of scales that are bytes.
