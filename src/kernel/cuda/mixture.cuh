@@ -223,24 +223,18 @@ template <class D> int few_stages(int64_t most)
     return stages < 1 ? 1 : stages;
 }
 
-template <class D> few_plan plan_few(const gqmm_cuda_few *c)
+// Dynamic shared memory with which two blocks share a multiprocessor.
+inline size_t few_half()
 {
-    const int64_t pairs = c->choice.n_tokens * c->choice.n_slots;
-    const int steps = (int)((c->w.n_cols + D::step - 1) / D::step);
-    few_plan plan = {1, 0, 0};
-    if (!c->up.plane[0]) {
-        plan.stages = few_stages<D>((pairs * steps + FEW_WARPS - 1) / FEW_WARPS);
-    } else {
-        while (plan.team < 4 && plan.team * 2 <= steps)
-            plan.team *= 2;
-        const int64_t teams = (int64_t)multiprocessors() * (FEW_WARPS / plan.team);
-        plan.stages = few_stages<D>((pairs * (c->w.n_rows / 8) + teams - 1) / teams *
-                                    ((steps + plan.team - 1) / plan.team));
-    }
+    return (size_t)(device_has(cudaDevAttrMaxSharedMemoryPerMultiprocessor, 100 * 1024) / 2 - 2048);
+}
+
+// Where the rings end, and the shared memory of a block.
+template <class D> int few_x_at(const gqmm_cuda_few *c, int stages)
+{
     const int scratch = few_scratch(c->choice.n_experts, c->choice.n_slots);
-    plan.x_at = FEW_WARPS * few_warp_bytes<D>(plan.stages) + FEW_SUM_BYTES;
-    plan.x_at = plan.x_at < scratch ? (scratch + 127) / 128 * 128 : plan.x_at;
-    return plan;
+    const int ring = FEW_WARPS * few_warp_bytes<D>(stages) + FEW_SUM_BYTES;
+    return ring < scratch ? (scratch + 127) / 128 * 128 : ring;
 }
 
 template <class D> size_t few_bytes(const gqmm_cuda_few *c, const few_plan &plan)
@@ -248,6 +242,31 @@ template <class D> size_t few_bytes(const gqmm_cuda_few *c, const few_plan &plan
     const int64_t rows = c->choice.n_tokens * (c->up.plane[0] ? 1 : c->choice.n_slots);
     return (size_t)(plan.x_at + rows * few_row_bytes<D>(c->w.n_cols) +
                     few_sums<D>(c->w.n_cols) * sizeof(float) + 128);
+}
+
+template <class D> few_plan plan_few(const gqmm_cuda_few *c)
+{
+    const int64_t pairs = c->choice.n_tokens * c->choice.n_slots;
+    const int steps = (int)((c->w.n_cols + D::step - 1) / D::step);
+    few_plan plan = {1, 0, 0};
+    if (!c->up.plane[0]) {
+        plan.stages = few_stages<D>((pairs * steps + FEW_WARPS - 1) / FEW_WARPS);
+        // More blocks than multiprocessors: shorter rings rather than blocks that wait for others.
+        const bool wait = (c->w.n_rows + ROWS - 1) / ROWS > multiprocessors();
+        for (int n = plan.stages; wait && n > 0; n--)
+            if (few_bytes<D>(c, {1, n, few_x_at<D>(c, n)}) <= few_half()) {
+                plan.stages = n;
+                break;
+            }
+    } else {
+        while (plan.team < 4 && plan.team * 2 <= steps)
+            plan.team *= 2;
+        const int64_t teams = (int64_t)multiprocessors() * (FEW_WARPS / plan.team);
+        plan.stages = few_stages<D>((pairs * (c->w.n_rows / 8) + teams - 1) / teams *
+                                    ((steps + plan.team - 1) / plan.team));
+    }
+    plan.x_at = few_x_at<D>(c, plan.stages);
+    return plan;
 }
 
 template <class D> int few(const gqmm_cuda_few *c, int path, gqmm_stream s)
