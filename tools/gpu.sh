@@ -31,11 +31,12 @@ limit=${LIMIT:-500}
 span=${SPAN:-0.2}
 sanitizer=${SANITIZER:-compute-sanitizer}
 sanitizer_tools=${SANITIZE:-racecheck memcheck initcheck synccheck}
-few=q4_k,q5_k,q6_k,q8_0,q4_0,q3_k,iq4_xs,mxfp4,nvfp4,mlx_mxfp8,int4_g128,f16,f32
+few=q4_k,q5_k,q6_k,q8_0,q4_0,q3_k,iq4_xs,mxfp4,nvfp4,mlx_mxfp4,mlx_mxfp8,int4_g128,f16,f32
 sanitizer_formats=${FORMATS:-$few,affine4_g64_bf16,affine8_g64_bf16,affine3_g32_f16}
-race_formats=${FORMATS:-q4_k,mxfp4,int4_g128,int4_g64,f32} # one for each way to bring weights
+# One for each way to bring weights.
+race_formats=${FORMATS:-q4_k,mxfp4,mlx_mxfp4,int4_g128,int4_g64,f32}
 ops=gather,gather_n,qmm,moe,tokens,mixed,prompts,few,eights,int8,moe_int8,embed,dequantize,quantize
-ops=$ops,bad_ids,experts
+ops=$ops,bad_ids,experts,ragged
 sanitizer_ops=${OPS:-$ops}
 groups=${BENCH:-moe int8 models gather dense rows}
 mkdir -p "$out" || exit 1
@@ -185,9 +186,8 @@ sanitized() {
         --print-limit 20 "$@"
 }
 
-# A cp.async of 16 bytes may bring fewer and fill up with zeros, as the wide product does at the end
-# of a plane. memcheck before 2026.4 takes it for a read of all 16: there planes end at multiples
-# of 16.
+# A cp.async of 16 bytes may bring fewer and fill up with zeros, as products do at the end of a row.
+# memcheck before 2026.4 takes it for a read of all 16: there planes end at multiples of 16.
 tight() {
     local version
     version=$("$sanitizer" --version | sed -n 's/^Version \([0-9]*\)\.\([0-9]*\).*/\1\2/p')
