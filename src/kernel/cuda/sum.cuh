@@ -76,17 +76,11 @@ __device__ __forceinline__ void fill_table(expert_table &to, const gqmm_cuda_sum
     __syncthreads();
 }
 
-// Numbers of a row of h in shared memory: whole steps, and what lies behind the row is zero.
-template <class D> GQMM_HD constexpr int64_t h_columns(int64_t k)
-{
-    return ends_anywhere<D> ? (k + D::step - 1) / D::step * D::step : k;
-}
-
 // Bytes between rows of h in shared memory, each with its sums: the eight lanes of a phase then
 // meet 32 banks.
-template <class D> GQMM_HD constexpr int64_t h_pitch(int64_t columns)
+template <class D> GQMM_HD constexpr int64_t h_pitch(int64_t k)
 {
-    return (columns * 2 + sum_pitch<D, 1>((int)columns) + 127) / 128 * 128 + 64;
+    return (k * 2 + sum_pitch<D, 1>((int)k) + 127) / 128 * 128 + 64;
 }
 
 template <class D>
@@ -101,8 +95,7 @@ __global__ void __launch_bounds__(SUM_WARPS * 32)
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5, g = lane >> 2,
               t = lane & 3;
     const format_args f = {c.w.group, c.w.scale_type};
-    const int64_t row0 = (int64_t)blockIdx.x * ROWS, k = c.w.n_cols, columns = h_columns<D>(k);
-    const int64_t pitch = h_pitch<D>(columns);
+    const int64_t row0 = (int64_t)blockIdx.x * ROWS, k = c.w.n_cols, pitch = h_pitch<D>(k);
     const int steps = (int)((k + D::step - 1) / D::step), pairs = (int)(c.n_tokens * c.n_slots);
     uint8_t *ring = shared + warp * warp_bytes<D, 1>();
     float *scales = (float *)(ring + STAGES * ROWS * row_pitch<D>());
@@ -146,7 +139,7 @@ __global__ void __launch_bounds__(SUM_WARPS * 32)
     wait_for_previous();
     let_next_start();
     // Rows of h with their sums behind them, after a row of zeros.
-    const int eighths = (int)(columns / 8);
+    const int eighths = (int)(k / 8);
     const auto row_of = [&](int pair) { return h + (pair + 1) * pitch; };
     for (int i = (int)threadIdx.x; i < pitch / 16; i += SUM_WARPS * 32)
         *(uint4 *)(h + i * 16) = make_uint4(0, 0, 0, 0);
@@ -157,7 +150,7 @@ __global__ void __launch_bounds__(SUM_WARPS * 32)
         v.load((const uint16_t *)c.h + (int64_t)pair * k, e * 8, k, GQMM_BF16);
         place_8<codes::in_order>(row_of(pair) + e / 4 * 64, e & 3, v.next());
         if (codes::has_offset)
-            keep_sum<D>((float *)(row_of(pair) + columns * 2), e, v.sum(), c.w.group);
+            keep_sum<D>((float *)(row_of(pair) + k * 2), e, v.sum(), c.w.group);
     }
     __syncthreads();
 
@@ -173,7 +166,7 @@ __global__ void __launch_bounds__(SUM_WARPS * 32)
         scale_table<D, 1>::make(scales, weights.at(stage, 0, lane, s), lane, f);
         __syncwarp();
         const auto sums_of = [&](int column) {
-            return (const float *)(row_of(table.pair[entry][column]) + columns * 2) +
+            return (const float *)(row_of(table.pair[entry][column]) + k * 2) +
                    s * (D::step / D::piece);
         };
         const x_tile tile[1] = {{row_of(table.pair[entry][g]) + s * D::step * 2 + t * 16,
@@ -213,7 +206,7 @@ __global__ void __launch_bounds__(SUM_WARPS * 32)
 template <class D> size_t sum_bytes(const gqmm_cuda_sum *c)
 {
     return (size_t)(SUM_WARPS * warp_bytes<D, 1>() +
-                    (1 + c->n_tokens * c->n_slots) * h_pitch<D>(h_columns<D>(c->w.n_cols)));
+                    (1 + c->n_tokens * c->n_slots) * h_pitch<D>(c->w.n_cols));
 }
 
 template <class D> int sum(const gqmm_cuda_sum *c, int path, gqmm_stream s)
@@ -227,7 +220,7 @@ template <class D> bool sum_fits(const gqmm_cuda_sum *c)
     // Dynamic and static, of which there are less than 15 KiB.
     const int most = device_has(cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
     return c->n_tokens <= SUM_TOKENS && c->n_tokens * c->n_slots <= SUM_PAIRS &&
-           c->w.n_cols % (ends_anywhere<D> ? 32 : D::step) == 0 && c->w.n_experts <= INT16_MAX &&
+           c->w.n_cols % D::step == 0 && c->w.n_experts <= INT16_MAX &&
            sum_bytes<D>(c) + 15 * 1024 <= (size_t)most;
 }
 
