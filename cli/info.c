@@ -233,8 +233,8 @@ static void print_devices(void)
         printf("\n               %s: %s", name, text);
     }
     if (gqmm_device_at(1))
-        printf("\n               (cuda: int8 for gather_qmm of int4_g128, 6 to 32 columns per "
-               "expert, else as exact)");
+        printf("\n               (cuda: int8 for 6 to 32 columns per expert of int4_g128, else as "
+               "exact)");
     if (!gqmm_device_at(1)) {
         gqmm_device_text("cuda", text, sizeof text);
         printf(" (cuda: %s)", text);

@@ -221,10 +221,10 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  *          bits scales from 2^31 and h from 2^91 on then overflow. gqmm_qmm() of 512 rows and more
  *          (sm_90) dequantises the matrix first, rounded once, 2 bytes a weight, in slices of 32
  *          MiB of workspace.
- * INT8     has a kernel of its own on sm_90 where it pays: gqmm_gather_qmm() of int4_g128, x and y
- *          bf16, K a multiple of 256, rows of codes at multiples of 16 bytes, and 6 to 32 columns
- *          per expert in the mean. Blocks have 128 numbers along K, weights are exact, and
- *          gqmm_explain() says int8. All other calls are EXACT's.
+ * INT8     has kernels of its own on sm_90 where they pay: int4_g128, bf16 activations (and y, but
+ *          of gqmm_moe), K (of gqmm_moe D and F) a multiple of 256, rows of codes at multiples of
+ *          16 bytes, and 6 to 32 columns per expert in the mean. Blocks have 128 numbers along K,
+ *          weights are exact, and gqmm_explain() says int8. All other calls are EXACT's.
  * Threads  gqmm_enter() and gqmm_parallel_for() are of the CPU; gqmm_repack() too. The caller's
  *          current CUDA device is as before after every call.
  * Bits     The same input gives the same bits, run after run. They differ from the CPU's. */

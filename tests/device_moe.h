@@ -7,13 +7,14 @@
 
 /* ------------------------------------------------------------------ the definition */
 
-/* Whether weights of the experts passed through bf16, see was_wide(); the shared one's may have. */
+/* Whether weights of the experts passed through bf16, see was_wide(); the shared one's may have,
+ * and its row of y is rounded as theirs are. */
 static bool moe_is_wide(const plan *p, bool shared)
 {
     char how[300] = "";
     gqmm_explain(on.ctx, how, sizeof how);
     return on.cuda && strcmp(on.path, "sm_90") == 0 && p->x_type == GQMM_BF16 &&
-           (shared ? p->t >= 16 : strstr(how, " wide") != NULL);
+           (strstr(how, " wide") || (shared && (p->t >= 16 || strstr(how, " int8"))));
 }
 
 /* Whether activations of the experts, and h, were rounded to int8 in blocks of 128. */

@@ -257,6 +257,7 @@ bench_group() {
             --tokens $many
         ;;
     int8) # where that has kernels of its own; the rows say so
+        rows moe --shape qwen3.5-35b-a3b --format int4_g128 --tokens 256,512,1024 --precision int8
         rows gather --shape 256,1024,2048,8 --format int4_g128 --tokens 256,512 --precision int8
         ;;
     models)

@@ -29,7 +29,7 @@ refuses "repacked on a device" 1 "for the CPU alone" \
     "$gqmm" run "$tiny" -p a --device cuda --weights repacked
 refuses "no such device" 1 "cuda:63" "$gqmm" run "$tiny" -p a --device cuda:63
 shows "info names the device" "sm_" "$gqmm" info
-shows "info says what int8 is there" "int8 for gather_qmm of int4_g128" "$gqmm" info
+shows "info says what int8 is there" "int8 for 6 to 32 columns" "$gqmm" info
 json "info --json" "d['devices'][1]['precisions'] == ['exact'] and 'sm_' in d['devices'][1]['text']" \
     "$gqmm" info --json
 

@@ -11,10 +11,6 @@
  * unless wide tiles' weights pass through it meanwhile. */
 enum { MOST_FP32_PAIRS = 4096 };
 
-/* Whether precision INT8 rounds activations and h of a mixture, see wide_int8.cuh. Not before the
- * walk's moe_int8 has passed on a device with tiles of h as they are now. */
-enum { MIXTURES_ROUND = 0 };
-
 /* gate, up and down over `rows` rows, each product its own call. */
 typedef struct {
     gqmm_cuda_call gate, up, down;
@@ -54,7 +50,7 @@ static gqmm_cuda_call dense_call(const plan *m, const gqmm_weights *w, int64_t n
     gqmm_cuda_call c = {.family = gqmm_cuda_family_of(w),
                         .transpose = true,
                         .early = gqmm_cuda_lasts(w),
-                        .rounds = MIXTURES_ROUND && m->s->d.precision == GQMM_INT8};
+                        .rounds = m->s->d.precision == GQMM_INT8};
     c.p = base(m, w, n, k);
     c.p.x = m->s->d.x;
     c.p.x_row = m->s->d.x_row_stride;
