@@ -53,8 +53,7 @@ static bool check_direct_plans(const direct_lanes<L, M...> *, const gqmm_cuda_pr
     const direct_lanes<M...> *rest = NULL;
     return (p.k % 256 || p.x_type != GQMM_BF16 ||
             (check_direct_plan<L>(p, path, fail) &&
-             (!stay_of<L>::fits(&p, path) ||
-              check_stay_plan<typename stay_of<L>::lanes>(p, fail)))) &&
+             (!stay_fits<L>(&p, path) || check_stay_plan<L>(p, fail)))) &&
            check_direct_plans(rest, p, path, fail);
 }
 

@@ -14,7 +14,7 @@ static bool check_small_plan(const gqmm_cuda_product &p, int warps, bool (*fail)
     const small_plan plan = plan_small<L>(&p, warps);
     const int steps = (int)(p.k / HELD), share = 1 << plan.k_bits, blocks = multiprocessors();
     const int most = plan.each + (plan.more > 0), groups = warps / share;
-    const int ring = warps * plan.stages * held<L>::stage, columns = 1 << plan.column_bits;
+    const int ring = warps * plan.stages * L::stage_bytes, columns = 1 << plan.column_bits;
     const int sums = most * share * ROWS * (columns < 2 ? 2 : columns) * (int)sizeof(float);
     if (plan.each * blocks + plan.more != (int)(p.n / ROWS * p.n_pairs) || plan.more >= blocks)
         return fail("%d and %d row tiles for %d blocks", plan.each, plan.more, blocks);

@@ -159,6 +159,12 @@ inline int64_t columns_of_tile(const gqmm_cuda_product *p)
     return !p->rhs && p->expert >= 0 ? p->n_pairs * p->m : p->rhs && p->m == 1 ? 8 : p->m;
 }
 
+// Rows of bf16 x can be read 16 bytes at a time.
+inline bool x_aligned(const gqmm_cuda_product *p)
+{
+    return p->x_row % 8 == 0 && p->x_mat % 8 == 0 && (uintptr_t)p->x % 16 == 0;
+}
+
 } // namespace gqmm
 
 #endif

@@ -18,6 +18,7 @@
 #include "kernel/cuda/direct_lanes.cuh"
 #include "kernel/cuda/direct_stay.cuh"
 #include "kernel/cuda/direct_tiles.cuh"
+#include "kernel/cuda/direct_walk.cuh"
 #include "kernel/cuda/launch.cuh"
 #include "kernel/cuda/product.cuh"
 #include "kernel/cuda/sum.cuh"
@@ -53,51 +54,6 @@ __device__ __forceinline__ void add_parts(float (&total)[4], const float4 *from,
     total[3] = sum.w * times.y;
 }
 
-// The warp's part of its block's work: row tiles `group` and every groups-th after of each stretch,
-// and of each of these step `mine` of K and every share-th after.
-struct direct_share {
-    int mine, share, group, groups, own_steps, per_tile;
-};
-
-// A warp's steps on their way, those of all the block's stretches one after the other.
-template <class L> struct direct_asker {
-    typename L::rows rows;
-    int left, step; // steps of this stretch, of this row tile
-    int64_t at, end;
-
-    // The steps of the next stretch that has any.
-    template <class E>
-    __device__ __forceinline__ void go_on(const gqmm_cuda_product &p, const direct_share &w,
-                                          int row_tiles, int lane, const E &expert_of)
-    {
-        while (left <= 0 && at < end) {
-            const direct_stretch s(at, end, row_tiles);
-            const int expert = expert_of(s.tile);
-            at += s.n;
-            if (expert < 0 || s.n <= w.group)
-                continue;
-            left = (s.n - w.group + w.groups - 1) / w.groups * w.own_steps;
-            step = w.own_steps;
-            rows.set(p, expert, (int64_t)(s.first + w.group) * w.per_tile, w.groups * w.per_tile,
-                     w.mine, w.share, w.own_steps, lane);
-        }
-    }
-
-    __device__ __forceinline__ void bring(uint8_t *to, const direct_share &w, int lane)
-    {
-        if (left > 0)
-            rows.bring(to, lane);
-        copies_commit();
-        left--;
-        if (--step > 0) {
-            rows.next_step();
-        } else {
-            rows.next_tile();
-            step = w.own_steps;
-        }
-    }
-};
-
 template <class L>
 __global__ void __launch_bounds__(DIRECT_THREADS)
     direct_kernel(const __grid_constant__ gqmm_cuda_product p,
@@ -118,6 +74,7 @@ __global__ void __launch_bounds__(DIRECT_THREADS)
     float4 *sums = (float4 *)(shared + plan.x_bytes); // [round][warps][32]
     uint8_t *ring =
         (uint8_t *)(sums + plan.round * blockDim.x) + warp * plan.stages * L::stage_bytes;
+    const uint32_t ring_at = shared_address(ring);
 
     if (!p.ids_early)
         wait_for_previous();
@@ -138,7 +95,7 @@ __global__ void __launch_bounds__(DIRECT_THREADS)
     if (at < end)
         set_columns(both_columns[0], p, kind, pairs, own, (int)(at / plan.row_tiles));
 
-    direct_asker<L> weights;
+    direct_asker<L, int64_t, false> weights;
     const auto expert = [&](int tile) { return expert_of_tile(p, kind, pairs, tile); };
     weights.left = 0;
     weights.at = at;
@@ -146,7 +103,7 @@ __global__ void __launch_bounds__(DIRECT_THREADS)
     const auto ask = [&](int slot) {
         if (weights.left <= 0)
             weights.go_on(p, own_share, plan.row_tiles, lane, expert);
-        weights.bring(ring + slot * L::stage_bytes, own_share, lane);
+        weights.bring(ring_at + slot * L::stage_bytes, own_share, lane);
     };
     for (int i = 0; i < plan.stages; i++)
         ask(i);
@@ -177,7 +134,7 @@ __global__ void __launch_bounds__(DIRECT_THREADS)
         const int own_tiles = now.n > group ? (now.n - group + groups - 1) / groups : 0;
         const int c = g < columns.count ? g : columns.count - 1;
         const uint8_t *x = shared + c * direct_pitch(p.k) + t * 16 + mine * 512;
-        const uint8_t *x_sums = L::sums_of(shared + DIRECT_COLUMNS * direct_pitch(p.k), p, c, t);
+        const uint8_t *x_sums = shared + DIRECT_COLUMNS * direct_pitch(p.k);
         const int round = share == 1 ? own_tiles : plan.round;
         for (int i = 0, first = 0; first < now.n || i < own_tiles;) {
             const int to = i + round < own_tiles ? i + round : own_tiles;
@@ -186,7 +143,8 @@ __global__ void __launch_bounds__(DIRECT_THREADS)
                 const uint8_t *x_step = x;
                 for (int s = mine; s < steps; s += share, x_step += share * 512) {
                     few_wait<2>(plan.stages);
-                    L::multiply(acc[0], ring + slot * L::stage_bytes, x_step, x_sums, s, g, t);
+                    const typename L::operand operand(x_step, x_sums, p, c, s, t);
+                    L::template multiply<1>(acc[0], ring + slot * L::stage_bytes, operand, g, t);
                     __syncwarp();
                     ask(slot);
                     slot = slot + 1 == plan.stages ? 0 : slot + 1;
@@ -322,7 +280,7 @@ template <class L, class... M> struct direct_lanes<L, M...> {
     static bool stay(const gqmm_cuda_product *p, int path)
     {
         direct_plan plan;
-        return direct_fits<L>(&plan, p, path) ? stay_of<L>::fits(p, path)
+        return direct_fits<L>(&plan, p, path) ? stay_fits<L>(p, path)
                                               : direct_lanes<M...>::stay(p, path);
     }
     static int run(const gqmm_cuda_product *p, int path, gqmm_stream s, bool *done)
@@ -331,8 +289,10 @@ template <class L, class... M> struct direct_lanes<L, M...> {
         *done = true;
         if (!direct_fits<L>(&plan, p, path))
             return direct_lanes<M...>::run(p, path, s, done);
-        return stay_of<L>::fits(p, path) ? stay_of<L>::run(p, path, s)
-                                         : direct<L>(p, plan, path, s);
+        if constexpr (stays<L>)
+            if (stay_fits<L>(p, path) && x_aligned(p))
+                return gqmm::stay<L>(p, path, s);
+        return direct<L>(p, plan, path, s);
     }
 };
 

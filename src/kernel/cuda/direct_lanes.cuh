@@ -27,74 +27,90 @@ __device__ __forceinline__ void nibble_pairs(uint32_t (&pair)[4], uint32_t w)
 // and four rows meet all banks.
 constexpr int DIRECT_PITCH = 160;
 
-// The distance from row r of w to row r of up, or to row r + 8 of w.
-__device__ __forceinline__ int64_t second_rows(const gqmm_cuda_product &p, int plane, int expert)
+// From global memory to `further` bytes behind `to` in shared memory.
+template <int bytes, int further = 0>
+__device__ __forceinline__ void copy_to(uint32_t to, const uint8_t *from)
 {
-    return p.up.plane[0] ? p.up.plane[plane] - p.w.plane[plane] +
-                               expert * (p.up.expert_stride[plane] - p.w.expert_stride[plane])
-                         : 8 * p.w.row_stride[plane];
+    if (bytes == 16)
+        asm volatile("cp.async.cg.shared.global [%0 + %2], [%1], 16;" ::"r"(to), "l"(from),
+                     "n"(further)
+                     : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global [%0 + %2], [%1], 4;" ::"r"(to), "l"(from),
+                     "n"(further)
+                     : "memory");
 }
+
+// What a layout has:
+//   N groups of a step, planes and bytes(plane) of a step, stage_bytes of 16 rows of one in shared
+//   memory, pays_from: steps of a multiprocessor, measured beside product.cuh
+//   places there and rows: what the lane brings; set() to the first 16 rows of expert 0, of which
+//   the last eight are `second` bytes behind the first, move() and bring()
+//   first_of(word, t): the first of the eight numbers that meet a word of nibbles of lane t; APART:
+//   those of a pair are this many pairs apart; high(word, half): they meet nibbles in bits 4 to 7
+//   factor(): what sums of numbers, which are 2^USUALLY larger, are to be multiplied by
+//   multiply(): the product of 16 rows and the columns. Its operand x has eight(word), the lane's
+//   numbers of column lane / 4, and sums of groups: sum(group) of columns 2 t and 2 t + 1 or, where
+//   it has PARTS, those of a matrix instruction's right operand.
 
 // ---------------------------------------------------------------- planes of nibbles
 
 // Groups of 64 or 128 with scales of 16 bits; OFFSET: affine, else symmetric about 8.
 template <int G, bool OFFSET> struct lane_nibbles {
-    static constexpr int N = 256 / G, SCALES = OFFSET ? 2 : 1; // groups; planes of 16 bits
-    static constexpr int stage_bytes = 16 * (DIRECT_PITCH + SCALES * N * 2);
-    static constexpr int pays_from = 80; // steps of a multiprocessor, measured beside product.cuh
+    static constexpr int N = 256 / G, SCALES = OFFSET ? 2 : 1, planes = 1 + SCALES, APART = 2;
+    static constexpr int BEHIND = 16 * DIRECT_PITCH, PLANE = 16 * N * 2; // of scales
+    static constexpr int stage_bytes = BEHIND + SCALES * PLANE, pays_from = 80;
 
-    // What the lane brings to shared memory: of codes 16 bytes of rows lane / 8, 4 and 8 and 12
-    // further, of scales 4 bytes of row lane % 16.
+    GQMM_HD static constexpr int bytes(int plane)
+    {
+        return plane == 0 ? 128 : N * 2;
+    }
+
+    // Of codes 16 bytes of rows lane / 8, 4 and 8 and 12 further, of scales 4 bytes of row lane %
+    // 16.
+    struct places {
+        int to[2];
+
+        __device__ __forceinline__ explicit places(int lane)
+            : to{lane / 8 * DIRECT_PITCH + lane % 8 * 16, lane % 16 * (N * 2) + lane / 16 * 4}
+        {
+        }
+    };
+
     struct rows {
-        const uint8_t *codes, *scales[SCALES];
-        int64_t quarter, second, tile[1 + SCALES]; // to the next row tile's first step
-        int step;                                  // steps of 256 to the next one
+        const uint8_t *from[planes];
+        int64_t quarter, half;
 
-        // From step `first` of `row` on, every `every`-th of `steps`, then `n_rows` further.
-        __device__ __forceinline__ void set(const gqmm_cuda_product &p, int expert, int64_t row,
-                                            int n_rows, int first, int every, int steps, int lane)
+        __device__ __forceinline__ void set(const gqmm_cuda_matrix &w,
+                                            const int64_t (&second)[planes], int lane)
         {
-            quarter = 4 * p.w.row_stride[0];
-            second = second_rows(p, 0, expert);
-            codes = p.w.plane[0] + expert * p.w.expert_stride[0] +
-                    (row + lane / 8) * p.w.row_stride[0] + lane % 8 * 16 + first * 128;
-            step = every;
-            tile[0] = n_rows * p.w.row_stride[0] - (steps - 1) * every * 128;
+            quarter = 4 * w.row_stride[0];
+            half = second[0];
+            from[0] = w.plane[0] + lane / 8 * w.row_stride[0] + lane % 8 * 16;
 #pragma unroll
-            for (int i = 0; i < SCALES; i++) {
-                scales[i] = p.w.plane[1 + i] + expert * p.w.expert_stride[1 + i] +
-                            (row + lane % 8) * p.w.row_stride[1 + i] +
-                            (lane & 8 ? second_rows(p, 1 + i, expert) : 0) + lane / 16 * 4 +
-                            first * (N * 2);
-                tile[1 + i] = n_rows * p.w.row_stride[1 + i] - (steps - 1) * every * (N * 2);
+            for (int i = 1; i < planes; i++)
+                from[i] = w.plane[i] + lane % 8 * w.row_stride[i] + (lane & 8 ? second[i] : 0) +
+                          lane / 16 * 4;
+        }
+        __device__ __forceinline__ void move(const int64_t (&by)[planes])
+        {
+#pragma unroll
+            for (int i = 0; i < planes; i++)
+                from[i] += by[i];
+        }
+        __device__ __forceinline__ void bring(uint32_t stage, const places &at, int lane) const
+        {
+            uint32_t to = stage + at.to[0];
+            copy_to<16>(to, from[0]);
+            copy_to<16, 4 * DIRECT_PITCH>(to, from[0] + quarter);
+            copy_to<16, 8 * DIRECT_PITCH>(to, from[0] + half);
+            copy_to<16, 12 * DIRECT_PITCH>(to, from[0] + half + quarter);
+            to = stage + at.to[1];
+            if (N == 4 || lane < 16) {
+                copy_to<4, BEHIND>(to, from[1]);
+                if (OFFSET)
+                    copy_to<4, BEHIND + PLANE>(to, from[planes - 1]);
             }
-        }
-        __device__ __forceinline__ void next_step()
-        {
-            codes += step * 128;
-#pragma unroll
-            for (int i = 0; i < SCALES; i++)
-                scales[i] += step * (N * 2);
-        }
-        __device__ __forceinline__ void next_tile()
-        {
-            codes += tile[0];
-#pragma unroll
-            for (int i = 0; i < SCALES; i++)
-                scales[i] += tile[1 + i];
-        }
-        __device__ __forceinline__ void bring(uint8_t *stage, int lane) const
-        {
-            uint8_t *to = stage + lane / 8 * DIRECT_PITCH + lane % 8 * 16;
-            copy_16(to, codes, 16);
-            copy_16(to + 4 * DIRECT_PITCH, codes + quarter, 16);
-            copy_16(to + 8 * DIRECT_PITCH, codes + second, 16);
-            copy_16(to + 12 * DIRECT_PITCH, codes + second + quarter, 16);
-            to = stage + 16 * DIRECT_PITCH + lane % 16 * (N * 2) + lane / 16 * 4;
-#pragma unroll
-            for (int i = 0; i < SCALES; i++)
-                if (N == 4 || lane < 16)
-                    copy_4(to + i * (16 * N * 2), scales[i], 4);
         }
     };
 
@@ -132,11 +148,40 @@ template <int G, bool OFFSET> struct lane_nibbles {
                 sum * (power == USUALLY ? 1.0f : power_of_two(power - USUALLY));
     }
 
-    // Those of the lane's two columns.
-    __device__ __forceinline__ static const uint8_t *sums_of(const uint8_t *sums,
-                                                             const gqmm_cuda_product &, int, int t)
+    // What direct.cuh has of them in shared memory: eight numbers 64 bytes behind eight, and sums
+    // of a step.
+    struct operand {
+        static constexpr bool PARTS = false;
+        const uint8_t *x, *sums;
+
+        __device__ __forceinline__ operand(const uint8_t *x_, const uint8_t *all,
+                                           const gqmm_cuda_product &, int, int step, int t)
+            : x(x_), sums(all + step * (N * DIRECT_COLUMNS * (int)sizeof(float)) + t * 8)
+        {
+        }
+        __device__ __forceinline__ uint4 eight(int i) const
+        {
+            return *(const uint4 *)(x + i * 64);
+        }
+        __device__ __forceinline__ float2 sum(int i) const
+        {
+            return *(const float2 *)(sums + i * (DIRECT_COLUMNS * (int)sizeof(float)));
+        }
+    };
+
+    GQMM_HD static constexpr int first_of(int word, int t)
     {
-        return sums + t * 8;
+        return word / 2 * 64 + t * 16 + word % 2 * 8;
+    }
+
+    GQMM_HD static constexpr bool high(int, int half)
+    {
+        return half;
+    }
+
+    __device__ __forceinline__ static float factor()
+    {
+        return power_of_two(-USUALLY) * (OFFSET ? 1.0f : -8.0f);
     }
 
     __device__ __forceinline__ static float number(uint32_t pair, int i)
@@ -155,46 +200,56 @@ template <int G, bool OFFSET> struct lane_nibbles {
         }
     }
 
+    // CHAINS of matrix instructions, 1 or 4: where warps are few they would wait for one another.
+    template <int CHAINS, class X>
     __device__ __forceinline__ static void multiply(float (&acc)[4], const uint8_t *stage,
-                                                    const uint8_t *x, const uint8_t *sums, int step,
-                                                    int g, int t)
+                                                    const X &x, int g, int t)
     {
-        const uint8_t *row = stage + g * DIRECT_PITCH + t * 8;
-        const uint8_t *scales = stage + 16 * DIRECT_PITCH + g * (N * 2);
+        const uint8_t *row = stage + g * DIRECT_PITCH + t * 8, *at = stage + BEHIND + g * (N * 2);
         uint32_t s[2][N / 2], o[2][N / 2];
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            load(s[h], scales + h * (8 * N * 2));
-            if (OFFSET)
-                load(o[h], scales + h * (8 * N * 2) + 16 * N * 2);
+            load(s[h], at + h * (PLANE / 2));
+            if (OFFSET || X::PARTS)
+                load(o[h], at + h * (PLANE / 2) + (OFFSET ? PLANE : 0));
         }
-        float c[4] = {};
+        if constexpr (X::PARTS) {
+            const uint32_t lo = N == 4 && t & 1 ? o[0][N / 2 - 1] : o[0][0];
+            const uint32_t hi = N == 4 && t & 1 ? o[1][N / 2 - 1] : o[1][0];
+            mma(acc, lo, hi, N == 4 ? lo : 0, N == 4 ? hi : 0, x.sums[0],
+                N == 4 ? x.sums[N / 2 - 1] : 0);
+        }
+        float c[CHAINS][4] = {};
 #pragma unroll
         for (int j = 0; j < 4; j++) {
+            float(&now)[4] = c[j % CHAINS], (&last)[4] = c[(j + 3) % 4 % CHAINS];
             const uint2 q0 = *(const uint2 *)(row + j * 32);
             const uint2 q1 = *(const uint2 *)(row + j * 32 + 8 * DIRECT_PITCH);
 #pragma unroll
             for (int w = 0; w < 2; w++) {
                 uint32_t a[4], b[4];
-                const uint4 v = *(const uint4 *)(x + j * 128 + w * 64);
+                const uint4 v = x.eight(2 * j + w);
                 nibble_pairs(a, w ? q0.y : q0.x);
                 nibble_pairs(b, w ? q1.y : q1.x);
-                mma(c, a[0], b[0], a[1], b[1], v.x, v.y);
-                mma(c, a[2], b[2], a[3], b[3], v.z, v.w);
+                mma(now, a[0], b[0], a[1], b[1], v.x, v.y);
+                mma(now, a[2], b[2], a[3], b[3], v.z, v.w);
             }
             if (G == 128 && j % 2 == 0)
                 continue;
             const int i = j / (G / 64);
-            const float2 sum =
-                *(const float2 *)(sums + (step * N + i) * (DIRECT_COLUMNS * (int)sizeof(float)));
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                const float scale = number(s[e / 2][i / 2], i), v = e & 1 ? sum.y : sum.x;
-                if (OFFSET)
-                    acc[e] = fmaf(number(o[e / 2][i / 2], i), v, fmaf(scale, c[e] * UNIT, acc[e]));
-                else
-                    acc[e] = fmaf(scale, fmaf(c[e], UNIT, -8.0f * v), acc[e]);
-                c[e] = 0.0f;
+                const float scale = number(s[e / 2][i / 2], i);
+                const float all = G == 128 && CHAINS > 1 ? last[e] + now[e] : now[e];
+                if constexpr (X::PARTS) {
+                    acc[e] = fmaf(UNIT * scale, all, acc[e]);
+                } else {
+                    const float sum = e & 1 ? x.sum(i).y : x.sum(i).x;
+                    acc[e] = OFFSET ? fmaf(number(o[e / 2][i / 2], i), sum,
+                                           fmaf(scale, all * UNIT, acc[e]))
+                                    : fmaf(scale, fmaf(all, UNIT, -8.0f * sum), acc[e]);
+                }
+                now[e] = 0.0f;
             }
         }
     }
@@ -203,48 +258,51 @@ template <int G, bool OFFSET> struct lane_nibbles {
 // ---------------------------------------------------------------- q4_k
 
 struct lane_q4_k {
-    static constexpr int stage_bytes = 16 * DIRECT_PITCH, BLOCK = 144, pays_from = 200;
+    static constexpr int N = 8, planes = 1, APART = 1, BLOCK = 144;
+    static constexpr int stage_bytes = 16 * DIRECT_PITCH, pays_from = 200;
+
+    GQMM_HD static constexpr int bytes(int)
+    {
+        return BLOCK;
+    }
 
     // Pieces of 16 bytes, nine to a row: lane, 32 further and so on.
+    struct places {
+        int to[5];
+
+        __device__ __forceinline__ explicit places(int lane)
+        {
+#pragma unroll
+            for (int i = 0; i < 5; i++)
+                to[i] = (lane + 32 * i) / 9 * DIRECT_PITCH + (lane + 32 * i) % 9 * 16;
+        }
+    };
+
     struct rows {
         const uint8_t *from[5];
-        int64_t tile;
-        int step;
 
-        __device__ __forceinline__ void set(const gqmm_cuda_product &p, int expert, int64_t row,
-                                            int n_rows, int first, int every, int steps, int lane)
+        __device__ __forceinline__ void set(const gqmm_cuda_matrix &w, const int64_t (&second)[1],
+                                            int lane)
         {
-            const int64_t second = second_rows(p, 0, expert);
-            step = every * BLOCK;
-            tile = n_rows * p.w.row_stride[0] - (steps - 1) * step;
 #pragma unroll
             for (int i = 0; i < 5; i++) {
                 const int c = lane + 32 * i, r = c / 9;
-                from[i] = p.w.plane[0] + expert * p.w.expert_stride[0] +
-                          (row + r % 8) * p.w.row_stride[0] + (r & 8 ? second : 0) + c % 9 * 16 +
-                          first * BLOCK;
+                from[i] =
+                    w.plane[0] + r % 8 * w.row_stride[0] + (r & 8 ? second[0] : 0) + c % 9 * 16;
             }
         }
-        __device__ __forceinline__ void next_step()
+        __device__ __forceinline__ void move(const int64_t (&by)[1])
         {
 #pragma unroll
             for (int i = 0; i < 5; i++)
-                from[i] += step;
+                from[i] += by[0];
         }
-        __device__ __forceinline__ void next_tile()
+        __device__ __forceinline__ void bring(uint32_t stage, const places &at, int lane) const
         {
 #pragma unroll
             for (int i = 0; i < 5; i++)
-                from[i] += tile;
-        }
-        __device__ __forceinline__ void bring(uint8_t *stage, int lane) const
-        {
-#pragma unroll
-            for (int i = 0; i < 5; i++) {
-                const int c = lane + 32 * i;
                 if (i < 4 || lane < 16)
-                    copy_16(stage + c / 9 * DIRECT_PITCH + c % 9 * 16, from[i], 16);
-            }
+                    copy_to<16>(stage + at.to[i], from[i]);
         }
     };
 
@@ -293,10 +351,38 @@ struct lane_q4_k {
         }
     }
 
-    __device__ __forceinline__ static const uint8_t *
-    sums_of(const uint8_t *sums, const gqmm_cuda_product &p, int c, int t)
+    struct operand {
+        const uint8_t *x, *sums;
+
+        __device__ __forceinline__ operand(const uint8_t *x_, const uint8_t *all,
+                                           const gqmm_cuda_product &p, int c, int step, int t)
+            : x(x_), sums(all + c * sum_pitch(p.k) + step * 64 + t * 16)
+        {
+        }
+        __device__ __forceinline__ uint4 eight(int i) const
+        {
+            return *(const uint4 *)(x + i * 64);
+        }
+        __device__ __forceinline__ uint4 parts() const
+        {
+            return *(const uint4 *)sums;
+        }
+    };
+
+    // Of every 64 numbers the first 32 meet low nibbles, the others high ones.
+    GQMM_HD static constexpr int first_of(int word, int t)
     {
-        return sums + c * sum_pitch(p.k) + t * 16;
+        return word * 32 + t * 8;
+    }
+
+    GQMM_HD static constexpr bool high(int word, int)
+    {
+        return word % 2;
+    }
+
+    __device__ __forceinline__ static float factor()
+    {
+        return 1.0f;
     }
 
     // Scales of eight times 32 weights as bytes, and a lane's two minima as a pair.
@@ -315,9 +401,9 @@ struct lane_q4_k {
         return (float)(from[i / 4] >> i % 4 * 8 & 0xff);
     }
 
+    template <int, class X>
     __device__ __forceinline__ static void multiply(float (&acc)[4], const uint8_t *stage,
-                                                    const uint8_t *x, const uint8_t *sums, int step,
-                                                    int g, int t)
+                                                    const X &x, int g, int t)
     {
         const uint8_t *row = stage + g * DIRECT_PITCH;
         const uint4 head[2] = {*(const uint4 *)row, *(const uint4 *)(row + 8 * DIRECT_PITCH)};
@@ -325,13 +411,13 @@ struct lane_q4_k {
         unpack(scale[0], minima[0], head[0], t);
         unpack(scale[1], minima[1], head[1], t);
         float all[4] = {}, least[4] = {};
-        const uint4 s = *(const uint4 *)(sums + step * 64);
+        const uint4 s = x.parts();
         mma(least, minima[0], minima[1], minima[0], minima[1], s.x, s.y);
         mma(least, minima[0], minima[1], 0, 0, s.z, 0);
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             float low[4] = {}, high[4] = {};
-            const uint4 v = *(const uint4 *)(x + j * 128), u = *(const uint4 *)(x + j * 128 + 64);
+            const uint4 v = x.eight(2 * j), u = x.eight(2 * j + 1);
             const uint2 q0 = *(const uint2 *)(row + 16 + j * 32 + t * 8);
             const uint2 q1 = *(const uint2 *)(row + 16 + j * 32 + t * 8 + 8 * DIRECT_PITCH);
             uint32_t a[4], b[4];

@@ -6,9 +6,9 @@
 #ifndef GQMM_KERNEL_CUDA_DIRECT_STAY_CUH
 #define GQMM_KERNEL_CUDA_DIRECT_STAY_CUH
 
-#include "kernel/cuda/direct_stay_lanes.cuh"
-#include "kernel/cuda/direct_tiles.cuh"
+#include "kernel/cuda/direct_walk.cuh"
 #include "kernel/cuda/epilogue.cuh"
+#include "kernel/cuda/held.cuh"
 #include "kernel/cuda/product.cuh"
 
 namespace gqmm
@@ -24,41 +24,6 @@ struct stay_plan {
     int tiles; // of columns, at most
     int row_tiles;
     int ring, bytes; // of shared memory: where the warps' rings begin, all
-};
-
-// A warp's weights on their way, those of all the block's stretches one after the other: row tiles
-// `group` and every groups-th after of each stretch.
-template <class L> struct stay_asker {
-    typename L::rows rows;
-    int left; // row tiles of this stretch
-    int at, end;
-
-    template <class E>
-    __device__ __forceinline__ void go_on(const gqmm_cuda_product &p, int row_tiles, int step,
-                                          int group, int groups, int per_tile, int lane,
-                                          const E &expert_of)
-    {
-        while (left <= 0 && at < end) {
-            const direct_stretch s(at, end, row_tiles);
-            const int expert = expert_of(s.tile);
-            at += s.n;
-            if (expert < 0 || s.n <= group)
-                continue;
-            left = (s.n - group + groups - 1) / groups;
-            rows.set(p, expert, (int64_t)(s.first + group) * per_tile, groups * per_tile, step, 1,
-                     1, lane);
-        }
-    }
-
-    __device__ __forceinline__ void bring(uint32_t to, int lane)
-    {
-        if (left > 0) {
-            rows.bring(to, lane);
-            rows.next_tile();
-        }
-        copies_commit();
-        left--;
-    }
 };
 
 __device__ __forceinline__ float quick_silu(float v)
@@ -113,9 +78,10 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5, g = lane >> 2,
               t = lane & 3;
     const direct_kind kind = p.list.tiles ? LISTED : p.rhs && p.m == 1 ? UNLISTED : PLAIN;
-    const int steps = (int)(p.k / 256), step = warp % steps, group = warp / steps;
+    const int steps = (int)(p.k / HELD), step = warp % steps, group = warp / steps;
     const int groups = plan.warps / steps, chunk = STAY_ROUND * groups;
     const int per_tile = p.up.plane[0] ? 8 : 16;
+    const direct_share own_share = {step, 1, group, groups, 1, per_tile};
     float4 *const sums = (float4 *)shared; // [chunk][steps][32]
     int ring = (int)shared_address(shared) + plan.ring + warp * (STAY_STAGES * L::stage_bytes);
     keep(ring);
@@ -138,14 +104,15 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
     if (at < end)
         set_columns(both_columns[0], p, kind, pairs, own, at / plan.row_tiles);
 
-    stay_asker<L> weights = {};
+    direct_asker<L, int, true> weights;
+    weights.left = 0;
     weights.at = at;
     weights.end = end;
     const auto expert = [&](int tile) { return expert_of_tile(p, kind, pairs, tile); };
     const auto ask = [&](int stage) {
         if (weights.left <= 0)
-            weights.go_on(p, plan.row_tiles, step, group, groups, per_tile, lane, expert);
-        weights.bring((uint32_t)stage, lane);
+            weights.go_on(p, own_share, plan.row_tiles, lane, expert);
+        weights.bring((uint32_t)stage, own_share, lane);
     };
 #pragma unroll 1
     for (int i = ring; i < last_stage; i += L::stage_bytes)
@@ -167,11 +134,12 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
             __syncthreads();
             continue;
         }
-        typename L::operand x;
+        held<L> x = {};
         const int64_t x_at = g < c.count ? c.x_at[g] : -1;
-        x.load(x_at < 0 ? NULL : (const uint16_t *)p.x + x_at, step, t);
-        const int power = x.settle(t);
-        const bool usual = __all_sync(~0u, power == USUALLY);
+        if (x_at >= 0)
+            x.load((const uint16_t *)p.x + x_at + step * HELD, t);
+        x.prepare(g, t);
+        const bool usual = __all_sync(~0u, x.power == USUALLY);
         for (int first = 0; first < now.n; first += chunk) {
             const int n = now.n - first < chunk ? now.n - first : chunk;
             float4 *to = sums + (group * steps + step) * 32 + lane;
@@ -180,18 +148,15 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
                 copies_wait<STAY_STAGES - 2>();
                 __syncwarp();
                 ask(free);
-                float acc[4];
-                L::multiply(acc, (const uint8_t *)__cvta_shared_to_generic(stage), x, g, t);
+                float acc[4] = {};
+                L::template multiply<1>(acc, (const uint8_t *)__cvta_shared_to_generic(stage), x, g,
+                                        t);
                 free = stage;
                 stage = stage == last_stage ? ring : stage + L::stage_bytes;
-                if (!usual) {
-                    const float u = power_of_two(USUALLY - __shfl_sync(~0u, power, t * 8)),
-                                v = power_of_two(USUALLY - __shfl_sync(~0u, power, t * 8 + 4));
-                    acc[0] *= u;
-                    acc[1] *= v;
-                    acc[2] *= u;
-                    acc[3] *= v;
-                }
+                if (!usual)
+#pragma unroll
+                    for (int e = 0; e < 4; e++)
+                        acc[e] *= x.post[e & 1];
                 *to = make_float4(acc[0], acc[1], acc[2], acc[3]);
             }
             __syncthreads();
@@ -207,16 +172,21 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
 // Shared memory of a multiprocessor with GQMM_CUDA_SM90 for each of its blocks.
 constexpr int STAY_MEMORY = 222 * 1024 / STAY_BLOCKS - 4096;
 
+// The layouts of direct.cuh that come here.
+template <class L> constexpr bool stays = false;
+template <> constexpr bool stays<lane_nibbles<128, false>> = true;
+template <> constexpr bool stays<lane_nibbles<64, true>> = true;
+
 // Where direct.cuh would serve: K up to a step of each warp.
-inline bool stay_fits(const gqmm_cuda_product *p, int path)
+template <class L> bool stay_fits(const gqmm_cuda_product *p, int path)
 {
-    return path == GQMM_CUDA_SM90 && p->k <= STAY_WARPS * 256 &&
+    return stays<L> && path == GQMM_CUDA_SM90 && p->k <= STAY_WARPS * HELD &&
            (double)tiles_of(p, DIRECT_COLUMNS) * (double)p->n <= INT32_MAX;
 }
 
 template <class L> stay_plan plan_stay(const gqmm_cuda_product *p)
 {
-    const int steps = (int)(p->k / 256);
+    const int steps = (int)(p->k / HELD);
     stay_plan plan = {};
     plan.warps = STAY_WARPS / steps * steps;
     plan.tiles = (int)tiles_of(p, DIRECT_COLUMNS);
@@ -231,43 +201,12 @@ template <class L> int stay(const gqmm_cuda_product *p, int path, gqmm_stream s)
     static_assert(STAY_WARPS * (STAY_ROUND * 512 + STAY_STAGES * L::stage_bytes) <= STAY_MEMORY,
                   "both blocks fit");
     const stay_plan plan = plan_stay<L>(p);
-    const int64_t groups = plan.warps / (p->k / 256);
+    const int64_t groups = plan.warps / (p->k / HELD);
     const int64_t turns = ((int64_t)plan.tiles * plan.row_tiles + groups - 1) / groups;
     const int64_t most = (int64_t)STAY_BLOCKS * multiprocessors();
     return launch(stay_kernel<L>, dim3((unsigned)(turns < most ? turns : most)),
                   dim3((unsigned)plan.warps * 32), (size_t)plan.bytes, s, path, *p, plan);
 }
-
-// The layouts of direct.cuh that come here.
-template <class L> struct stay_of {
-    typedef stay_nibbles<128, false> lanes; // any: nothing fits
-    static bool fits(const gqmm_cuda_product *, int)
-    {
-        return false;
-    }
-    static int run(const gqmm_cuda_product *, int, gqmm_stream)
-    {
-        return (int)cudaErrorInvalidValue;
-    }
-};
-
-template <class S> struct stay_as {
-    typedef S lanes;
-    static bool fits(const gqmm_cuda_product *p, int path)
-    {
-        return stay_fits(p, path);
-    }
-    static int run(const gqmm_cuda_product *p, int path, gqmm_stream s)
-    {
-        return stay<S>(p, path, s);
-    }
-};
-
-template <> struct stay_of<lane_nibbles<128, false>> : stay_as<stay_nibbles<128, false>> {
-};
-
-template <> struct stay_of<lane_nibbles<64, true>> : stay_as<stay_nibbles<64, true>> {
-};
 
 } // namespace gqmm
 

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
     small_kernel(const __grid_constant__ gqmm_cuda_product p,
                  const __grid_constant__ small_plan plan)
 {
-    constexpr int PLANES = held<L>::planes;
+    constexpr int PLANES = L::planes, STAGE = L::stage_bytes;
     extern __shared__ __align__(128) uint8_t shared[];
     __shared__ int64_t y[SMALL_TILES];
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5, g = lane >> 2,
@@ -76,8 +76,10 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
     const int groups = WARPS >> plan.k_bits, steps = (int)(p.k / HELD);
     const int b = (int)blockIdx.x, n = plan.each + (b < plan.more);
     const int first = b * plan.each + (b < plan.more ? b : plan.more);
-    uint8_t *ring = shared + warp * (plan.stages * held<L>::stage);
-    float4 *sums = (float4 *)(shared + WARPS * plan.stages * held<L>::stage);
+    uint8_t *ring = shared + warp * (plan.stages * STAGE);
+    int ring_at = (int)shared_address(ring);
+    keep(ring_at);
+    float4 *sums = (float4 *)(shared + WARPS * plan.stages * STAGE);
     const bool early = p.ids_early;
 
     // Lane i knows row tile i of the block; behind the last one it knows that one.
@@ -98,15 +100,26 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
         }
         x.load(x_row + __shfl_sync(~0u, own_x, group), t);
     };
-    typename held<L>::rows rows;
-    rows.set(p.w, lane);
+    typename L::rows rows; // the first of expert 0
+    int64_t second[PLANES];
+#pragma unroll
+    for (int i = 0; i < PLANES; i++)
+        second[i] = 8 * p.w.row_stride[i];
+    rows.set(p.w, second, lane);
+    typename L::places places(lane);
+#pragma unroll
+    for (const uint8_t *&at : rows.from)
+        keep(at);
+#pragma unroll
+    for (int &to : places.to)
+        keep(to);
     if (warp == 0 && lane < n)
         y[lane] = pair * p.y_pair + row;
     if (!early)
         begin();
     const int expert = lane < n ? expert_of(p, pair) : -1;
     const uint32_t present = __ballot_sync(~0u, expert >= 0);
-    int64_t from[PLANES]; // from the first row of expert 0
+    int64_t from[PLANES]; // from those
 #pragma unroll
     for (int i = 0; i < PLANES; i++) {
         from[i] = expert * p.w.expert_stride[i] + row * p.w.row_stride[i];
@@ -118,8 +131,10 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
             int64_t by[PLANES];
 #pragma unroll
             for (int i = 0; i < PLANES; i++)
-                by[i] = __shfl_sync(~0u, from[i], ask_tile) + ask_step * held<L>::bytes(i);
-            rows.bring(ring + slot * held<L>::stage, by, lane);
+                by[i] = __shfl_sync(~0u, from[i], ask_tile) + ask_step * L::bytes(i);
+            typename L::rows there = rows;
+            there.move(by);
+            there.bring((uint32_t)(ring_at + slot * STAGE), places, lane);
         }
         copies_commit();
         ask_tile += groups;
@@ -152,8 +167,8 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
             }
             float acc[4] = {};
             few_wait<2>(plan.stages);
-            if (some)
-                x.multiply(acc, ring + slot * held<L>::stage, g, t);
+            if (some) // four chains of instructions, as warps are few
+                L::template multiply<4>(acc, ring + slot * STAGE, x, g, t);
             __syncwarp();
             ask(slot);
             slot = slot + 1 == plan.stages ? 0 : slot + 1;
@@ -205,7 +220,7 @@ template <class L> small_plan plan_small(const gqmm_cuda_product *p, int warps)
     const int most = s.each + (s.more > 0);
     s.todo = best_share(&s.k_bits, warps, most, (int)(p->k / HELD));
     s.stages = warps == 16 || s.todo < 3 ? 2 : s.todo < 4 ? 3 : 4;
-    s.bytes = warps * s.stages * held<L>::stage +
+    s.bytes = warps * s.stages * L::stage_bytes +
               (most << s.k_bits) * 8 * small_pairs(s) * (int)sizeof(float4);
     return s;
 }
@@ -228,7 +243,7 @@ template <class L> bool small_fits(small_plan *plan, const gqmm_cuda_product *p,
         p->k <= 0 || p->k > SMALL_K || p->n % ROWS != 0 || p->n <= 0 || p->m < 1 || p->m > 8 ||
         p->n_pairs < 1 || p->n_pairs > pairs || p->n_x < 1 ||
         p->n > (int64_t)SMALL_TILES * ROWS * multiprocessors() / p->n_pairs || !p->w.aligned ||
-        !L::fits(p->w) || p->x_row % 8 != 0 || p->x_mat % 8 != 0 || (uintptr_t)p->x % 16 != 0)
+        !L::fits(p->w) || !x_aligned(p))
         return false;
     *plan = best_small<L>(p);
     return plan->bytes <= direct_memory(path) - 4096;

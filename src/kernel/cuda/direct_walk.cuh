@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+// A warp's weights on their way, in direct.cuh and direct_stay.cuh.
+#ifndef GQMM_KERNEL_CUDA_DIRECT_WALK_CUH
+#define GQMM_KERNEL_CUDA_DIRECT_WALK_CUH
+
+#include "kernel/cuda/direct_lanes.cuh"
+#include "kernel/cuda/direct_tiles.cuh"
+
+namespace gqmm
+{
+
+// The warp's part of its block's work: row tiles `group` and every groups-th after of each stretch,
+// and of each of these step `mine` of K and every share-th after.
+struct direct_share {
+    int mine, share, group, groups, own_steps, per_tile;
+};
+
+// The warp's steps, those of all the block's stretches one after the other. ONE: a row tile has one
+// of them.
+template <class L, class I, bool ONE> struct direct_asker {
+    typename L::rows rows;
+    int64_t to_tile[L::planes]; // from the last step of a row tile to the first of the next
+    int to_step;                // in steps
+    int left, step;             // of this stretch, of this row tile
+    I at, end;
+
+    __device__ __forceinline__ void point_at(const gqmm_cuda_product &p, const direct_share &w,
+                                             int expert, int64_t row, int lane)
+    {
+        int64_t by[L::planes], second[L::planes]; // from the first eight rows to the last
+        to_step = w.share;
+#pragma unroll
+        for (int i = 0; i < L::planes; i++) {
+            const int64_t stride = p.w.row_stride[i], there = expert * p.w.expert_stride[i];
+            second[i] = p.up.plane[0]
+                            ? p.up.plane[i] - p.w.plane[i] + expert * p.up.expert_stride[i] - there
+                            : 8 * stride;
+            by[i] = there + row * stride + w.mine * L::bytes(i);
+            to_tile[i] = w.groups * w.per_tile * stride -
+                         (ONE ? 0 : (w.own_steps - 1) * w.share * L::bytes(i));
+        }
+        rows.set(p.w, second, lane);
+        rows.move(by);
+    }
+
+    // The steps of the next stretch that has any.
+    template <class E>
+    __device__ __forceinline__ void go_on(const gqmm_cuda_product &p, const direct_share &w,
+                                          int row_tiles, int lane, const E &expert_of)
+    {
+        while (left <= 0 && at < end) {
+            const direct_stretch s(at, end, row_tiles);
+            const int expert = expert_of(s.tile);
+            at += s.n;
+            if (expert < 0 || s.n <= w.group)
+                continue;
+            left = (s.n - w.group + w.groups - 1) / w.groups * w.own_steps;
+            step = w.own_steps;
+            point_at(p, w, expert, (int64_t)(s.first + w.group) * w.per_tile, lane);
+        }
+    }
+
+    __device__ __forceinline__ void bring(uint32_t stage, const direct_share &w, int lane)
+    {
+        if (left > 0)
+            rows.bring(stage, typename L::places(lane), lane);
+        copies_commit();
+        left--;
+        if (!ONE && --step > 0) {
+            int64_t by[L::planes];
+#pragma unroll
+            for (int i = 0; i < L::planes; i++)
+                by[i] = to_step * L::bytes(i);
+            rows.move(by);
+        } else {
+            rows.move(to_tile);
+            step = w.own_steps;
+        }
+    }
+};
+
+} // namespace gqmm
+
+#endif
