@@ -110,9 +110,10 @@ __device__ __forceinline__ void gather_equals(column_set<NC> &to, const gqmm_cud
     }
 }
 
-template <int NC>
-__device__ __forceinline__ void find_columns(column_set<NC> &to, const gqmm_cuda_product &p,
-                                             int tile)
+// The columns of a tile; `few` sets those of pairs of one row that are in no list.
+template <int NC, class F>
+__device__ __forceinline__ void set_columns(column_set<NC> &to, const gqmm_cuda_product &p,
+                                            int tile, const F &few)
 {
     if (p.list.tiles) {
         const gqmm_cuda_tile t = p.list.tiles[tile];
@@ -121,11 +122,18 @@ __device__ __forceinline__ void find_columns(column_set<NC> &to, const gqmm_cuda
         const int left = (int)(p.n_pairs * p.m) - tile * NC;
         set_range(to, p, NULL, p.expert, tile * NC, left < NC ? left : NC);
     } else if (p.rhs && p.m == 1) {
-        gather_equals(to, p, tile);
+        few();
     } else {
         const int m = (int)p.m, per = (m + NC - 1) / NC, pair = tile / per, i = tile % per * NC;
         set_range(to, p, NULL, expert_of(p, pair), pair * m + i, m - i < NC ? m - i : NC);
     }
+}
+
+template <int NC>
+__device__ __forceinline__ void find_columns(column_set<NC> &to, const gqmm_cuda_product &p,
+                                             int tile)
+{
+    set_columns(to, p, tile, [&] { gather_equals(to, p, tile); });
     __syncthreads();
 }
 

@@ -65,7 +65,6 @@ __global__ void __launch_bounds__(DIRECT_THREADS)
     __shared__ uint32_t sizes[2]; // of numbers
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5, g = lane >> 2,
               t = lane & 3;
-    const direct_kind kind = p.list.tiles ? LISTED : p.rhs && p.m == 1 ? UNLISTED : PLAIN;
     const int share = 1 << plan.k_bits, mine = warp & (share - 1), group = warp >> plan.k_bits;
     const int groups = plan.warps >> plan.k_bits, steps = (int)(p.k / 256);
     const int per_tile = p.up.plane[0] ? 8 : 16;
@@ -78,13 +77,8 @@ __global__ void __launch_bounds__(DIRECT_THREADS)
 
     if (!p.ids_early)
         wait_for_previous();
-    direct_own own = {-1, 0};
-    if (kind == UNLISTED)
-        own = find_tiles(pairs, p);
-    const int tiles = kind == LISTED     ? *p.list.n_tiles
-                      : kind == UNLISTED ? pairs.count
-                                         : plan.tiles;
-    const int64_t all = (int64_t)tiles * plan.row_tiles;
+    const direct_columns tiles(pairs, p, plan.tiles);
+    const int64_t all = (int64_t)tiles.count * plan.row_tiles;
     // Whole turns of the warps, so that none waits for another's last tile.
     const int64_t turns = (all + groups - 1) / groups;
     int64_t at = turns * blockIdx.x / gridDim.x * groups;
@@ -93,16 +87,12 @@ __global__ void __launch_bounds__(DIRECT_THREADS)
     if (threadIdx.x < 2)
         sizes[threadIdx.x] = 0;
     if (at < end)
-        set_columns(both_columns[0], p, kind, pairs, own, (int)(at / plan.row_tiles));
+        tiles.set(both_columns[0], p, (int)(at / plan.row_tiles));
 
-    direct_asker<L, int64_t, false> weights;
-    const auto expert = [&](int tile) { return expert_of_tile(p, kind, pairs, tile); };
-    weights.left = 0;
-    weights.at = at;
-    weights.end = end;
+    direct_asker<L, int64_t, false> weights(at, end, lane);
     const auto ask = [&](int slot) {
         if (weights.left <= 0)
-            weights.go_on(p, own_share, plan.row_tiles, lane, expert);
+            weights.go_on(p, own_share, plan.row_tiles, lane, tiles);
         weights.bring(ring_at + slot * L::stage_bytes, own_share, lane);
     };
     for (int i = 0; i < plan.stages; i++)
@@ -121,7 +111,7 @@ __global__ void __launch_bounds__(DIRECT_THREADS)
         if (columns.expert >= 0)
             post = bring_direct<L>(shared, p, columns, sizes[b], t);
         if (at < end)
-            set_columns(both_columns[b ^ 1], p, kind, pairs, own, (int)(at / plan.row_tiles));
+            tiles.set(both_columns[b ^ 1], p, (int)(at / plan.row_tiles));
         if (threadIdx.x == 0)
             sizes[b ^ 1] = 0;
         if (columns.expert < 0) {

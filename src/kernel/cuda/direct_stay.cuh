@@ -77,7 +77,6 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
     __shared__ direct_pairs pairs;
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5, g = lane >> 2,
               t = lane & 3;
-    const direct_kind kind = p.list.tiles ? LISTED : p.rhs && p.m == 1 ? UNLISTED : PLAIN;
     const int steps = (int)(p.k / HELD), step = warp % steps, group = warp / steps;
     const int groups = plan.warps / steps, chunk = STAY_ROUND * groups;
     const int per_tile = p.up.plane[0] ? 8 : 16;
@@ -89,29 +88,23 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
 
     if (!p.ids_early)
         wait_for_previous();
-    direct_own own = {-1, 0};
-    if (kind == UNLISTED)
-        own = find_tiles(pairs, p);
-    const int tiles = kind == LISTED     ? *p.list.n_tiles
-                      : kind == UNLISTED ? pairs.count
-                                         : plan.tiles;
+    const direct_columns tiles(pairs, p, plan.tiles);
     // Whole turns of the warps, so that none waits for another's last tile.
-    const int all = tiles * plan.row_tiles, turns = (all + groups - 1) / groups;
+    const int all = tiles.count * plan.row_tiles, turns = (all + groups - 1) / groups;
     const int each = turns / (int)gridDim.x, more = turns % (int)gridDim.x;
     const int block = (int)blockIdx.x;
     int at = (block * each + (block < more ? block : more)) * groups;
     const int after = at + (each + (block < more)) * groups, end = after < all ? after : all;
     if (at < end)
-        set_columns(both_columns[0], p, kind, pairs, own, at / plan.row_tiles);
+        tiles.set(both_columns[0], p, at / plan.row_tiles);
 
-    direct_asker<L, int, true> weights;
-    weights.left = 0;
-    weights.at = at;
-    weights.end = end;
-    const auto expert = [&](int tile) { return expert_of_tile(p, kind, pairs, tile); };
+    direct_asker<L, int, true> weights(at, end, lane);
+#pragma unroll
+    for (int &to : weights.places.to)
+        keep(to);
     const auto ask = [&](int stage) {
         if (weights.left <= 0)
-            weights.go_on(p, own_share, plan.row_tiles, lane, expert);
+            weights.go_on(p, own_share, plan.row_tiles, lane, tiles);
         weights.bring((uint32_t)stage, own_share, lane);
     };
 #pragma unroll 1
@@ -128,7 +121,7 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
         const column_set<DIRECT_COLUMNS> &c = both_columns[b];
         at += now.n;
         if (at < end)
-            set_columns(both_columns[b ^ 1], p, kind, pairs, own, at / plan.row_tiles);
+            tiles.set(both_columns[b ^ 1], p, at / plan.row_tiles);
         if (c.expert < 0) {
             zero_rows(p, c, (int64_t)now.first * per_tile, now.n * per_tile);
             __syncthreads();
@@ -153,10 +146,12 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
                                         t);
                 free = stage;
                 stage = stage == last_stage ? ring : stage + L::stage_bytes;
-                if (!usual)
+                if (!usual) {
+                    const float2 post = x.post(t);
 #pragma unroll
                     for (int e = 0; e < 4; e++)
-                        acc[e] *= x.post[e & 1];
+                        acc[e] *= e & 1 ? post.y : post.x;
+                }
                 *to = make_float4(acc[0], acc[1], acc[2], acc[3]);
             }
             __syncthreads();

@@ -77,46 +77,50 @@ struct direct_stretch {
     }
 };
 
-enum direct_kind { LISTED, UNLISTED, PLAIN }; // whence tiles of columns come
+// A launch's tiles of columns, found by the whole block.
+struct direct_columns {
+    direct_pairs &pairs;
+    enum { LISTED, IN_PAIRS, PLAIN } kind;
+    direct_own own;
+    int count;
 
-__device__ __forceinline__ int expert_of_tile(const gqmm_cuda_product &p, direct_kind kind,
-                                              const direct_pairs &pairs, int tile)
-{
-    if (kind == LISTED)
-        return p.list.tiles[tile].expert;
-    if (kind == UNLISTED)
-        return pairs.id[pairs.first[tile]];
-    const int per = ((int)p.m + DIRECT_COLUMNS - 1) / DIRECT_COLUMNS;
-    return !p.rhs && p.expert >= 0 ? p.expert : expert_of(p, tile / per);
-}
-
-// By the whole block, which is to be synchronised before they are used.
-__device__ __forceinline__ void set_columns(column_set<DIRECT_COLUMNS> &to,
-                                            const gqmm_cuda_product &p, direct_kind kind,
-                                            const direct_pairs &pairs, const direct_own &own,
-                                            int tile)
-{
-    if (kind == UNLISTED) {
-        if (threadIdx.x == 0) {
-            to.expert = pairs.id[pairs.first[tile]];
-            to.count = pairs.columns[tile];
-        }
-        if (own.tile == tile)
-            set_column(to, own.column, p, (int)threadIdx.x, 0);
-    } else if (kind == LISTED) {
-        const gqmm_cuda_tile t = p.list.tiles[tile];
-        set_range(to, p, p.list.order, t.expert, t.begin, t.count);
-    } else if (!p.rhs && p.expert >= 0) {
-        const int left = (int)(p.n_pairs * p.m) - tile * DIRECT_COLUMNS;
-        set_range(to, p, NULL, p.expert, tile * DIRECT_COLUMNS,
-                  left < DIRECT_COLUMNS ? left : DIRECT_COLUMNS);
-    } else {
-        const int m = (int)p.m, per = (m + DIRECT_COLUMNS - 1) / DIRECT_COLUMNS, pair = tile / per;
-        const int i = tile % per * DIRECT_COLUMNS, left = m - i;
-        set_range(to, p, NULL, expert_of(p, pair), pair * m + i,
-                  left < DIRECT_COLUMNS ? left : DIRECT_COLUMNS);
+    // `most` tiles where nobody has counted them.
+    __device__ __forceinline__ direct_columns(direct_pairs &pairs_, const gqmm_cuda_product &p,
+                                              int most)
+        : pairs(pairs_), kind(p.list.tiles        ? LISTED
+                              : p.rhs && p.m == 1 ? IN_PAIRS
+                                                  : PLAIN),
+          own({-1, 0})
+    {
+        if (kind == IN_PAIRS)
+            own = find_tiles(pairs, p);
+        count = kind == LISTED ? *p.list.n_tiles : kind == IN_PAIRS ? pairs.count : most;
     }
-}
+
+    __device__ __forceinline__ int expert(const gqmm_cuda_product &p, int tile) const
+    {
+        if (kind == LISTED)
+            return p.list.tiles[tile].expert;
+        if (kind == IN_PAIRS)
+            return pairs.id[pairs.first[tile]];
+        const int per = ((int)p.m + DIRECT_COLUMNS - 1) / DIRECT_COLUMNS;
+        return !p.rhs && p.expert >= 0 ? p.expert : expert_of(p, tile / per);
+    }
+
+    // By the whole block, which is to be synchronised before they are used.
+    __device__ __forceinline__ void set(column_set<DIRECT_COLUMNS> &to, const gqmm_cuda_product &p,
+                                        int tile) const
+    {
+        set_columns(to, p, tile, [&] {
+            if (threadIdx.x == 0) {
+                to.expert = pairs.id[pairs.first[tile]];
+                to.count = pairs.columns[tile];
+            }
+            if (own.tile == tile)
+                set_column(to, own.column, p, (int)threadIdx.x, 0);
+        });
+    }
+};
 
 } // namespace gqmm
 

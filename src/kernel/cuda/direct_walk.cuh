@@ -19,10 +19,16 @@ struct direct_share {
 // of them.
 template <class L, class I, bool ONE> struct direct_asker {
     typename L::rows rows;
+    typename L::places places;
     int64_t to_tile[L::planes]; // from the last step of a row tile to the first of the next
     int to_step;                // in steps
     int left, step;             // of this stretch, of this row tile
     I at, end;
+
+    __device__ __forceinline__ direct_asker(I at_, I end_, int lane)
+        : places(lane), left(0), at(at_), end(end_)
+    {
+    }
 
     __device__ __forceinline__ void point_at(const gqmm_cuda_product &p, const direct_share &w,
                                              int expert, int64_t row, int lane)
@@ -44,13 +50,12 @@ template <class L, class I, bool ONE> struct direct_asker {
     }
 
     // The steps of the next stretch that has any.
-    template <class E>
     __device__ __forceinline__ void go_on(const gqmm_cuda_product &p, const direct_share &w,
-                                          int row_tiles, int lane, const E &expert_of)
+                                          int row_tiles, int lane, const direct_columns &tiles)
     {
         while (left <= 0 && at < end) {
             const direct_stretch s(at, end, row_tiles);
-            const int expert = expert_of(s.tile);
+            const int expert = tiles.expert(p, s.tile);
             at += s.n;
             if (expert < 0 || s.n <= w.group)
                 continue;
@@ -63,7 +68,7 @@ template <class L, class I, bool ONE> struct direct_asker {
     __device__ __forceinline__ void bring(uint32_t stage, const direct_share &w, int lane)
     {
         if (left > 0)
-            rows.bring(stage, typename L::places(lane), lane);
+            rows.bring(stage, places, lane);
         copies_commit();
         left--;
         if (!ONE && --step > 0) {

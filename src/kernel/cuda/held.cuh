@@ -37,7 +37,6 @@ template <class L> struct held {
     uint32_t x[8][4];
     uint32_t sums[(3 * N + 7) / 8]; // of groups: three bf16 parts, as multiply() takes them
     int power;
-    float post[2]; // what columns 2 t and 2 t + 1 of a result are to be multiplied by
 
     __device__ __forceinline__ uint4 eight(int i) const
     {
@@ -61,7 +60,7 @@ template <class L> struct held {
         }
     }
 
-    __device__ __forceinline__ void find_power(int t)
+    __device__ __forceinline__ void find_power()
     {
         uint32_t top[8];
 #pragma unroll
@@ -80,16 +79,20 @@ template <class L> struct held {
         const int above = USUALLY + 127 - (int)(most >> 7);
         power = above > 127 ? 127 : above < USUALLY - 127 ? USUALLY - 127 : above;
         power = most == 0 || most - SIZE_0 < SIZE_1 - SIZE_0 ? USUALLY : power;
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            post[i] = power_of_two(USUALLY - __shfl_sync(~0u, power, 8 * t + 4 * i));
+    }
+
+    // What columns 2 t and 2 t + 1 of a result are to be multiplied by.
+    __device__ __forceinline__ float2 post(int t) const
+    {
+        return make_float2(power_of_two(USUALLY - __shfl_sync(~0u, power, 8 * t)),
+                           power_of_two(USUALLY - __shfl_sync(~0u, power, 8 * t + 4)));
     }
 
     // Numbers enlarged and in pairs; the sums of group r % N are row r of a matrix product with
     // ones.
     __device__ __forceinline__ void prepare(int g, int t)
     {
-        find_power(t);
+        find_power();
         const uint32_t by = pair_of_powers(power), by_16th = pair_of_powers(power - 4);
         float c[4][4] = {};
 #pragma unroll

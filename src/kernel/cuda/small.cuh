@@ -91,6 +91,7 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
     const uint16_t *x_row =
         (const uint16_t *)p.x + (g < (int)p.m ? g : (int)p.m - 1) * p.x_row + mine * HELD;
     held<L> x;
+    float2 post = {};
     const auto begin = [&] { // what the launch ahead may have written is read from here on
         wait_for_previous();
         let_next_start();
@@ -164,6 +165,7 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
                 if (s != mine || i != group)
                     x.load(x_row + __shfl_sync(~0u, own_x, i), t);
                 x.prepare(g, t);
+                post = x.post(t);
             }
             float acc[4] = {};
             few_wait<2>(plan.stages);
@@ -178,8 +180,8 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
             if (s >= share)
                 v = *to;
             if (some)
-                v = make_float4(fmaf(acc[0], x.post[0], v.x), fmaf(acc[1], x.post[1], v.y),
-                                fmaf(acc[2], x.post[0], v.z), fmaf(acc[3], x.post[1], v.w));
+                v = make_float4(fmaf(acc[0], post.x, v.x), fmaf(acc[1], post.y, v.y),
+                                fmaf(acc[2], post.x, v.z), fmaf(acc[3], post.y, v.w));
             *to = v;
         }
     }
