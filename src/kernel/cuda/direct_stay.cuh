@@ -26,14 +26,6 @@ struct stay_plan {
     int ring, bytes; // of shared memory: where the warps' rings begin, all
 };
 
-__device__ __forceinline__ float quick_silu(float v)
-{
-    float e, r;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v * -1.44269504f));
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.0f + e));
-    return v * r;
-}
-
 // Adds up what `parts` warps found, for `tiles` row tiles from output `row` on, and stores it: a
 // warp takes a row tile, each lane what it has of it after a matrix instruction.
 __device__ __forceinline__ void add_up(const float4 *sums, int parts, int tiles,
@@ -61,7 +53,7 @@ __device__ __forceinline__ void add_up(const float4 *sums, int parts, int tiles,
                 break;
             const bool none = c.x_at[col + e] < 0;
             const float lo = none ? 0.0f : e ? sum.y : sum.x, hi = none ? 0.0f : e ? sum.w : sum.z;
-            store_number(p.y, c.y_at[col + e] + at, p.y_type, two ? quick_silu(lo) * hi : lo);
+            store_number(p.y, c.y_at[col + e] + at, p.y_type, two ? swiglu(lo, hi, {}) : lo);
             if (!two)
                 store_number(p.y, c.y_at[col + e] + at + 8, p.y_type, hi);
         }

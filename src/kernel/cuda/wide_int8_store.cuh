@@ -73,7 +73,7 @@ __device__ __forceinline__ void store_h(float (&acc)[2][N / 2], const int8_args 
 {
     uint32_t *most = (uint32_t *)(mem.shared + MAXIMA_AT);
     float *inverse = (float *)(mem.shared + INVERSES_AT);
-    const wide_product::sum_factors f = {-1.44269504f, 1.0f};
+    const sum_factors f = {};
     const int64_t row = (int64_t)row_block * a.tile_rows + info.first;
     const int id = warp * 32 + lane;
     // h takes the place of gate's sums.
@@ -85,8 +85,7 @@ __device__ __forceinline__ void store_h(float (&acc)[2][N / 2], const int8_args 
             for (int i = 0; i < 2; i++) {
 #pragma unroll
                 for (int m = 0; m < 2; m++)
-                    acc[m][4 * j + i] =
-                        wide_product::swiglu(acc[m][4 * j + i], acc[m][4 * j + 2 + i], f);
+                    acc[m][4 * j + i] = swiglu(acc[m][4 * j + i], acc[m][4 * j + 2 + i], f);
                 u[i] = max(__float_as_uint(acc[0][4 * j + i]) & 0x7fffffff,
                            __float_as_uint(acc[1][4 * j + i]) & 0x7fffffff);
 #pragma unroll

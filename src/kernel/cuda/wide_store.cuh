@@ -18,20 +18,6 @@ __device__ __forceinline__ uint32_t turn(float2 c)
     return transpose_8x8(pair_of(c.x, c.y, GQMM_BF16));
 }
 
-// What a tile's sums are multiplied by, as SwiGLU wants it.
-struct sum_factors {
-    float exponent; // of the gate's sum: 2^that is exp(-gate)
-    float divisor;  // of the product of both sums, times 1 + exp(-gate)
-};
-
-__device__ __forceinline__ float swiglu(float gate, float up, const sum_factors &f)
-{
-    float e, r;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(gate * f.exponent));
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(fmaf(e, f.divisor, f.divisor)));
-    return gate * r * up;
-}
-
 // A lane's columns 8 j + 2 t and the next, of its row in part i of a warp's.
 template <class S, bool TWO>
 __device__ __forceinline__ float2 sums_of(const float (&acc)[2][S::N / 2], int j, int i,
