@@ -15,7 +15,7 @@
 
 #include "kernel/cuda/decode_k_quants.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
-#include "kernel/cuda/direct_lanes.cuh"
+#include "kernel/cuda/direct_q4_k.cuh"
 #include "kernel/cuda/direct_stay.cuh"
 #include "kernel/cuda/direct_tiles.cuh"
 #include "kernel/cuda/direct_walk.cuh"
