@@ -57,6 +57,7 @@ __device__ __forceinline__ void copy_to(uint32_t to, const uint8_t *from)
 template <int G, bool OFFSET> struct lane_nibbles {
     static constexpr int N = 256 / G, SCALES = OFFSET ? 2 : 1, planes = 1 + SCALES, APART = 2;
     static constexpr int BEHIND = 16 * DIRECT_PITCH, PLANE = 16 * N * 2; // of scales
+    static constexpr float TIMES = OFFSET ? 1.0f : -8.0f;                // sums of numbers
     static constexpr int stage_bytes = BEHIND + SCALES * PLANE, pays_from = 80;
 
     GQMM_HD static constexpr int bytes(int plane)
@@ -129,7 +130,7 @@ template <int G, bool OFFSET> struct lane_nibbles {
                                                pair_mul(__byte_perm(v.y, v.w, 0x7632), by_16th));
     }
 
-    // Sums of groups, [group][column].
+    // Sums of groups TIMES, [group][column].
     static int sum_bytes(const gqmm_cuda_product *p)
     {
         return (int)(p->k / G) * DIRECT_COLUMNS * (int)sizeof(float);
@@ -143,7 +144,7 @@ template <int G, bool OFFSET> struct lane_nibbles {
             sum += __shfl_xor_sync(~0u, sum, d);
         if (e % (G / 8) == 0)
             ((float *)sums)[e / (G / 8) * DIRECT_COLUMNS + col] =
-                sum * (power == USUALLY ? 1.0f : power_of_two(power - USUALLY));
+                sum * TIMES * (power == USUALLY ? 1.0f : power_of_two(power - USUALLY));
     }
 
     // What direct.cuh has of them in shared memory: eight numbers 64 bytes behind eight, and sums
@@ -179,7 +180,7 @@ template <int G, bool OFFSET> struct lane_nibbles {
 
     __device__ __forceinline__ static float factor()
     {
-        return power_of_two(-USUALLY) * (OFFSET ? 1.0f : -8.0f);
+        return power_of_two(-USUALLY) * TIMES;
     }
 
     __device__ __forceinline__ static float number(uint32_t pair, int i)
@@ -245,7 +246,7 @@ template <int G, bool OFFSET> struct lane_nibbles {
                     const float sum = e & 1 ? x.sum(i).y : x.sum(i).x;
                     acc[e] = OFFSET ? fmaf(number(o[e / 2][i / 2], i), sum,
                                            fmaf(scale, all * UNIT, acc[e]))
-                                    : fmaf(scale, fmaf(all, UNIT, -8.0f * sum), acc[e]);
+                                    : fmaf(scale, fmaf(all, UNIT, sum), acc[e]);
                 }
                 now[e] = 0.0f;
             }

@@ -123,6 +123,7 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
         const int64_t x_at = g < c.count ? c.x_at[g] : -1;
         if (x_at >= 0)
             x.load((const uint16_t *)p.x + x_at + step * HELD, t);
+        x.find_power();
         x.prepare(g, t);
         const bool usual = __all_sync(~0u, x.power == USUALLY);
         for (int first = 0; first < now.n; first += chunk) {

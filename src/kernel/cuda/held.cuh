@@ -30,12 +30,14 @@ __device__ __forceinline__ uint32_t transposed(uint32_t v)
 
 // The lane's 64 numbers of column lane / 4, eight for each word of nibbles, larger than they are by
 // 2^power: USUALLY, or so that the largest of the column is about 2^100, where products with
-// nibbles neither overflow nor lose bits.
-template <class L> struct held {
-    static constexpr bool PARTS = true;
+// nibbles neither overflow nor lose bits. PARTS: fewer registers, more instructions before the
+// first product.
+template <class L, bool PARTS_ = true> struct held {
+    static constexpr bool PARTS = PARTS_;
     static constexpr int N = L::N;
     uint32_t x[8][4];
     uint32_t sums[(3 * N + 7) / 8]; // of groups: three bf16 parts, as multiply() takes them
+    float2 whole[N];                // or of columns 2 t and 2 t + 1
     int power;
 
     __device__ __forceinline__ uint4 eight(int i) const
@@ -46,6 +48,11 @@ template <class L> struct held {
     __device__ __forceinline__ uint4 parts() const
     {
         return make_uint4(sums[0], sums[1], sums[2], 0);
+    }
+
+    __device__ __forceinline__ float2 sum(int i) const
+    {
+        return whole[i];
     }
 
     __device__ __forceinline__ void load(const uint16_t *row, int t)
@@ -88,11 +95,10 @@ template <class L> struct held {
                            power_of_two(USUALLY - __shfl_sync(~0u, power, 8 * t + 4)));
     }
 
-    // Numbers enlarged and in pairs; the sums of group r % N are row r of a matrix product with
-    // ones.
+    // Once the power is known: numbers enlarged and in pairs. The sums of group r % N are row r of
+    // a matrix product with ones, or each group has a product of its own.
     __device__ __forceinline__ void prepare(int g, int t)
     {
-        find_power();
         const uint32_t by = pair_of_powers(power), by_16th = pair_of_powers(power - 4);
         float c[4][4] = {};
 #pragma unroll
@@ -101,7 +107,7 @@ template <class L> struct held {
             uint32_t one[2];
 #pragma unroll
             for (int h = 0; h < 2; h++)
-                one[h] = g % N == i / (8 / N) ? both(L::high(i, h) ? 0x4180 : 0x3f80) : 0;
+                one[h] = !PARTS || g % N == i / (8 / N) ? both(L::high(i, h) ? 0x4180 : 0x3f80) : 0;
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 const uint32_t lo = w[L::APART == 1 ? 2 * h : h];
@@ -109,9 +115,25 @@ template <class L> struct held {
                 x[i][2 * h] = pair_mul(__byte_perm(lo, hi, 0x5410), L::high(i, 0) ? by_16th : by);
                 x[i][2 * h + 1] =
                     pair_mul(__byte_perm(lo, hi, 0x7632), L::high(i, 1) ? by_16th : by);
-                mma(c[i % 4], one[0], 0, one[1], 0, x[i][2 * h], x[i][2 * h + 1]);
+                mma(c[PARTS ? i % 4 : i / 2], one[0], one[0], one[1], one[1], x[i][2 * h],
+                    x[i][2 * h + 1]);
             }
         }
+        if constexpr (PARTS) {
+            set_parts(c, t);
+        } else {
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                const float(&a)[4] = c[i * 4 / N], (&b)[4] = c[i * 4 / N + 1 & 3];
+                whole[i] = make_float2(L::factor() * (N == 4 ? a[0] : a[0] + b[0]),
+                                       L::factor() * (N == 4 ? a[1] : a[1] + b[1]));
+            }
+        }
+    }
+
+    // From row g of four products that are to be added up.
+    __device__ __forceinline__ void set_parts(const float (&c)[4][4], int t)
+    {
         float low = L::factor() * ((c[0][0] + c[1][0]) + (c[2][0] + c[3][0]));
         float high = L::factor() * ((c[0][1] + c[1][1]) + (c[2][1] + c[3][1]));
         uint32_t part[3];

@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
     int64_t own_x = p.lhs ? 0 : matrix_of(p, pair) * p.x_mat;
     const uint16_t *x_row =
         (const uint16_t *)p.x + (g < (int)p.m ? g : (int)p.m - 1) * p.x_row + mine * HELD;
-    held<L> x;
+    held<L, (L::N > 4)> x; // else there are registers for all sums
     float2 post = {};
     const auto begin = [&] { // what the launch ahead may have written is read from here on
         wait_for_previous();
@@ -164,8 +164,9 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
                 held_pair = now;
                 if (s != mine || i != group)
                     x.load(x_row + __shfl_sync(~0u, own_x, i), t);
-                x.prepare(g, t);
+                x.find_power();
                 post = x.post(t);
+                x.prepare(g, t);
             }
             float acc[4] = {};
             few_wait<2>(plan.stages);
