@@ -11,13 +11,17 @@ namespace gqmm
 
 constexpr int HELD = 256; // numbers of a step
 
-// The larger magnitude of each half.
+// The larger magnitude of each half, perhaps with a sign.
 __device__ __forceinline__ uint32_t pair_most(uint32_t a, uint32_t b)
 {
     uint32_t v;
+#if __CUDA_ARCH__ >= 860
+    asm("max.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(v) : "r"(a), "r"(b));
+#else
     asm("{ .reg .b32 x, y; abs.bf16x2 x, %1; abs.bf16x2 y, %2; max.bf16x2 %0, x, y; }"
         : "=r"(v)
         : "r"(a), "r"(b));
+#endif
     return v;
 }
 
@@ -77,6 +81,7 @@ template <class L, bool PARTS_ = true> struct held {
         for (int i = 0; i < 4; i++)
             top[i] = pair_most(top[i], top[i + 4]);
         uint32_t most = pair_most(pair_most(top[0], top[1]), pair_most(top[2], top[3]));
+        most &= 0x7fff7fff;
         most = most >> 16 > (most & 0xffff) ? most >> 16 : most & 0xffff;
 #pragma unroll
         for (int d = 1; d < 4; d *= 2) {
