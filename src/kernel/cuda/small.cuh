@@ -88,8 +88,10 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
     const int pair = p.n_pairs > 1 ? (int)(((float)tile + 0.5f) * plan.pairs_of_row) : 0;
     const int row = (tile - pair * plan.row_tiles) * ROWS;
     int64_t own_x = p.lhs ? 0 : matrix_of(p, pair) * p.x_mat;
-    const uint16_t *x_row =
-        (const uint16_t *)p.x + (g < (int)p.m ? g : (int)p.m - 1) * p.x_row + mine * HELD;
+    const uint16_t *const numbers = (const uint16_t *)p.x;
+    int64_t x_at = (g < (int)p.m ? g : (int)p.m - 1) * p.x_row + mine * HELD; // of matrix 0
+    int64_t first_x = x_at + __shfl_sync(~0u, own_x, group);
+    keep(first_x);
     held<L, (L::N > 4)> x; // else there are registers for all sums
     float2 post = {};
     const auto begin = [&] { // what the launch ahead may have written is read from here on
@@ -98,8 +100,9 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
         if (p.lhs) {
             const int matrix = matrix_of(p, pair);
             own_x = (matrix < 0 ? 0 : matrix) * p.x_mat;
+            first_x = x_at + __shfl_sync(~0u, own_x, group);
         }
-        x.load(x_row + __shfl_sync(~0u, own_x, group), t);
+        x.load(numbers + first_x, t);
     };
     typename L::rows rows; // the first of expert 0
     int64_t second[PLANES];
@@ -153,7 +156,7 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
     const int pairs = small_pairs(plan);
     int slot = 0;
 #pragma unroll 1
-    for (int s = mine; s - mine < steps; s += share, x_row += share * HELD) {
+    for (int s = mine; s - mine < steps; s += share, x_at += share * HELD) {
         float4 *to = sums + (warp * 8 + g) * pairs + t;
         int held_pair = -1;
 #pragma unroll 1
@@ -163,7 +166,7 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
             if (some && now != held_pair) {
                 held_pair = now;
                 if (s != mine || i != group)
-                    x.load(x_row + __shfl_sync(~0u, own_x, i), t);
+                    x.load(numbers + x_at + __shfl_sync(~0u, own_x, i), t);
                 x.find_power();
                 post = x.post(t);
                 x.prepare(g, t);
