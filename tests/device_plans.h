@@ -27,6 +27,8 @@ static call_plan product_plan(const gqmm_format_info *f, int i, bool transpose, 
         {.pairs = 520, .x_type = GQMM_BF16, .y_type = GQMM_F32, .rhs = IDS_ONE},
         {.pairs = 200, .x_type = GQMM_BF16, .y_type = GQMM_BF16, .odd = true, .crooked = true},
         {.pairs = 33, .x_type = GQMM_BF16, .y_type = GQMM_F32, .precision = GQMM_INT8},
+        {.pairs = 1, .rows = 64, .cols = 512, .x_type = GQMM_BF16, .y_type = GQMM_F32},
+        {.pairs = 6, .rows = 128, .cols = 2304, .x_type = GQMM_BF16, .y_type = GQMM_BF16},
     };
     call_plan p = {.pairs = PICK(0, 1, 2, 5, 17, 70, 129),
                    .m = PICK(0, 1, 1, 2, 3, 20),
@@ -39,8 +41,8 @@ static call_plan product_plan(const gqmm_format_info *f, int i, bool transpose, 
         p = first[i];
     p.rhs = p.rhs ? p.rhs : i % 2 ? IDS_RANDOM : IDS_SKIP;
     p.e = PICK(1, 3, 5);
-    p.rows = PICK(1, 2, 7, 63, 64, 65, 128, 130, 257);
-    p.cols = some_cols(f);
+    p.rows = p.rows ? p.rows : PICK(1, 2, 7, 63, 64, 65, 128, 130, 257);
+    p.cols = p.cols ? p.cols : some_cols(f);
     p.n_x = p.lhs ? PICK(1, 3, 60) : p.pairs > 1 ? p.pairs : 1;
     if (i >= COUNT(first) && p.pairs <= p.e && rnd() & 1)
         p.rhs = IDS_NONE;
@@ -55,7 +57,7 @@ static call_plan product_plan(const gqmm_format_info *f, int i, bool transpose, 
 
 static bool products(const gqmm_format_info *f, bool transpose, bool dense)
 {
-    const int n = h.quick ? 9 : 16;
+    const int n = h.quick ? 11 : 18;
     bool ok = true;
     for (int i = 0; ok && i < n; i++) {
         const call_plan p = product_plan(f, i, transpose, dense);

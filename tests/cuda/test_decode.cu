@@ -24,8 +24,10 @@ extern "C" {
 #include "kernel/cuda/decode_blocks.cuh"
 #include "kernel/cuda/decode_float.cuh"
 #include "kernel/cuda/decode_k_quants.cuh"
+#include "kernel/cuda/decode_low.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
 #include "kernel/cuda/product.cuh"
+#include "single_plans.h"
 #include "small_plans.h"
 #include "wide_plans.h"
 
@@ -83,6 +85,8 @@ static void fill(uint8_t *p, int n, int round)
 struct results {
     uint32_t codes[PIECES][LANES][PARTS][4];
     uint32_t raw[PIECES][LANES][4];
+    uint32_t low[PIECES][LANES][2][4];
+    float2 low_scales[GROUPS];
     float2 scales[GROUPS];
 };
 
@@ -92,6 +96,23 @@ template <class D, class = void> struct raw_of {
 };
 
 template <class D> struct raw_of<D, std::void_t<decltype(D::raw_bias)>> {
+    static constexpr bool has = true;
+};
+
+// Codes as they lie, likewise.
+template <class D, class = void> struct low_of {
+    static constexpr bool has = false;
+};
+
+template <class D> struct low_of<D, std::void_t<decltype(low_codes<D>::parts)>> {
+    static constexpr bool has = true;
+};
+
+template <class D, class = void> struct low_scales_of {
+    static constexpr bool has = false;
+};
+
+template <class D> struct low_scales_of<D, std::void_t<decltype(&low_codes<D>::scales)>> {
     static constexpr bool has = true;
 };
 
@@ -107,6 +128,19 @@ GQMM_HD static void decode(results *out, const step_row &r, int j, int t, const 
         D::template raw_codes<ALIGNED>(a, r, j, t, f);
         for (int i = 0; i < 4; i++)
             out->raw[j][t][i] = a[0][i];
+    }
+    if constexpr (ALIGNED && low_of<D>::has) {
+        uint32_t v[low_codes<D>::parts][4];
+        low_codes<D>::get(v, r, j, t, f);
+        for (int part = 0; part < low_codes<D>::parts; part++)
+            for (int i = 0; i < 4; i++)
+                out->low[j][t][part][i] = v[part][i];
+    }
+    if constexpr (ALIGNED && low_scales_of<D>::has) {
+        float2 s[4];
+        low_codes<D>::scales(s, r, t);
+        for (int i = 0; i < 4; i++)
+            out->low_scales[4 * t + i] = s[i];
     }
     for (int g = j * 32 / D::piece; t == 0 && g < (j + 1) * 32 / D::piece; g++)
         out->scales[g] = D::template scale<ALIGNED>(r, g, f);
@@ -190,6 +224,37 @@ template <class D> static bool check_raw(const results &got, const char *how)
             }
         }
     }
+    return true;
+}
+
+// Codes as they lie are the codes and their bias once they are where they belong, and all parts of
+// a code are added up.
+template <class D> static bool check_low(const results &got, const char *how)
+{
+    if constexpr (low_of<D>::has) {
+        typedef low_codes<D> low;
+        float codes[32];
+        for (int j = 0; j < D::step / 32; j++) {
+            for (int n = 0; n < 32; n++)
+                codes[k_of(D::in_order, n / 8, n % 8)] = code_of(got, D::parts, j, n / 8, n % 8);
+            for (int n = 0; n < 32; n++) {
+                double sum = 0;
+                for (int part = 0; part < low::parts; part++) {
+                    const uint32_t pair = got.low[j][n / 8][part][n % 8 / 2];
+                    const float v = gqmm_bf16_to_f32((uint16_t)(pair >> (n & 1) * 16));
+                    sum += ldexp(v, 133 - low::bit(j, n % 8 / 2) + (part ? low::up(j) : 0));
+                }
+                const float code = codes[k_of(low::in_order, n / 8, n % 8)];
+                if (sum != code + low::bias)
+                    return fail("%s: piece %d lane %d element %d: %g as it lies of %g", how, j,
+                                n / 8, n % 8, sum, code);
+            }
+        }
+    }
+    for (int g = 0; low_scales_of<D>::has && g < GROUPS; g++)
+        if (memcmp(&got.low_scales[g], &got.scales[g], sizeof(float2)) != 0 &&
+            got.scales[g].x == got.scales[g].x && got.scales[g].y == got.scales[g].y)
+            return fail("%s: scale %d is %g", how, g, got.low_scales[g].x);
     return true;
 }
 
@@ -299,7 +364,8 @@ template <class D> static bool check_plans(void)
                      (p.x_type != GQMM_BF16 ||
                       (check_plan<D, 1>(p, path) && check_plan<D, 4>(p, path))) &&
                      check_direct_plans((const typename lanes_of<D>::list *)NULL, p, path, fail) &&
-                     check_small_plans((const typename lanes_of<D>::list *)NULL, p, fail);
+                     check_small_plans((const typename lanes_of<D>::list *)NULL, p, fail) &&
+                     check_single_plan<D>(p, path, fail);
             }
     return ok;
 }
@@ -349,7 +415,8 @@ static bool check_host(const gqmm_format_info *f, const guarded *pages)
             for (int t = 0; t < LANES; t++)
                 decode<D, ALIGNED>(&got, row, j, t, args);
         const char *how = ALIGNED ? "aligned" : "anywhere";
-        if (!check_step<D>(f, got, r.p, how) || !check_raw<D>(got, how))
+        if (!check_step<D>(f, got, r.p, how) || !check_raw<D>(got, how) ||
+            (ALIGNED && !check_low<D>(got, how)))
             return false;
     }
     return true;
@@ -392,7 +459,8 @@ static bool check_device(const gqmm_format_info *f, const guarded *pages, const 
         for (int plane = 0; plane < 3; plane++)
             p[plane] = m.slots + (size_t)(3 * round + plane) * SLOT + m.slips[3 * round + plane];
         const char *how = ALIGNED ? "aligned" : "anywhere";
-        if (!check_step<D>(f, m.out[round], p, how) || !check_raw<D>(m.out[round], how))
+        if (!check_step<D>(f, m.out[round], p, how) || !check_raw<D>(m.out[round], how) ||
+            (ALIGNED && !check_low<D>(m.out[round], how)))
             return false;
     }
     return true;

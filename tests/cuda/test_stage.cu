@@ -57,6 +57,7 @@ template <class T> static inline void keep(T &)
 #include "kernel/cuda/decode_blocks.cuh"
 #include "kernel/cuda/decode_float.cuh"
 #include "kernel/cuda/decode_k_quants.cuh"
+#include "kernel/cuda/decode_low.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
 #include "kernel/cuda/stage.cuh"
 
@@ -155,11 +156,17 @@ template <class D> struct trial {
             lanes[lane].set(other, s.k, aligned, b.regular(), lane, f);
             lanes[lane].move(by);
         }
-        for (int step = 0; step < steps; step++) {
+        // As single.cuh does it, once more: regular rows of whole steps.
+        const bool whole = b.regular() && s.k % D::step == 0 && (D::loose || aligned);
+        for (int i = 0; i < steps << whole; i++) {
+            const int step = i >> whole;
             memset(stage, 0xee, sizeof stage);
             for (int lane = 0; lane < LANES; lane++)
-                lanes[lane].bring(stage, step, s.k, aligned, quarter, half, lane, f,
-                                  [&] { return b; });
+                if (whole && i % 2)
+                    lanes[lane].bring(stage, step, s.k, aligned, quarter, half, lane, f);
+                else
+                    lanes[lane].bring(stage, step, s.k, aligned, quarter, half, lane, f,
+                                      [&] { return b; });
             for (int lane = 0; lane < LANES; lane++)
                 for (int slot = 0; slot < 3; slot++) {
                     const int r = slot == 0 ? lane & 15 : (lane >> 2) + (slot - 1) * 8;
@@ -217,6 +224,8 @@ int main()
     CHECK(mlx_mxfp4);
     CHECK(mlx_mxfp8);
     CHECK(mlx_nvfp4);
+    rows_of<of_256<dec_q8_0>>("q8_0, 256", {32, 0});
+    rows_of<of_256<dec_mlx_mxfp8>>("mlx_mxfp8, 256", {32, 0});
     CHECK(f32);
     CHECK(f16);
     CHECK(bf16);
@@ -226,6 +235,7 @@ int main()
         rows_of<dec_affine3>("affine3", f);
         rows_of<dec_affine4>("affine4", f);
         rows_of<dec_affine8>("affine8", f);
+        rows_of<of_256<dec_affine8>>("affine8, 256", f);
     }
     printf(failures ? "FAIL stage: %ld failures\n" : "ok   stage\n", failures);
     return failures != 0;

@@ -10,6 +10,7 @@
 #include "kernel/cuda/mixture.cuh"
 #include "kernel/cuda/product.cuh"
 #include "kernel/cuda/rows.cuh"
+#include "kernel/cuda/single.cuh"
 #include "kernel/cuda/small.cuh"
 #include "kernel/cuda/sum.cuh"
 #if GQMM_WIDE
@@ -29,7 +30,7 @@ typedef DECODER(GQMM_FAMILY) decoder;
 
 extern "C" const gqmm_cuda_family OBJECT(GQMM_FAMILY) = {
     TEXT(GQMM_FAMILY),
-    gqmm::any_product<decoder>,
+    gqmm::first_product<decoder>,
     gqmm::product_n<decoder>,
     gqmm::rows<decoder>,
     gqmm::sum<decoder>,

@@ -146,20 +146,21 @@ template <class D> struct loader {
                                           int64_t quarter, int64_t half, int lane,
                                           const format_args &f, const B &b) const
     {
-        if (s < whole)
-            bring_step<false>(stage, s, 0, quarter, half, lane);
-        else if (ends_anywhere<D> && s < full)
-            bring_step<true>(stage, s, (int)(D::bytes(0, k, f) - (int64_t)s * bytes), quarter, half,
-                             lane);
+        if (s < whole || (ends_anywhere<D> && s < full))
+            bring_codes(stage, s, k, quarter, half, lane, f);
         else
             bring_any(stage, s, k, D::loose || aligned, lane, f, b());
-        if constexpr (scale_bytes_of<D>::value > 0) {
-            bring_byte_scales(stage, s, k, lane, f);
-        } else {
-#pragma unroll
-            for (int plane = 1; plane < D::planes; plane++)
-                bring_scales(stage, plane, s, k, aligned, lane, f);
-        }
+        bring_all_scales(stage, s, k, aligned, lane, f);
+    }
+
+    // The same for rows that no copy has to look at: regular ones of whole steps that a decoder
+    // finds aligned.
+    __device__ __forceinline__ void bring(uint8_t *stage, int s, int64_t k, bool aligned,
+                                          int64_t quarter, int64_t half, int lane,
+                                          const format_args &f) const
+    {
+        bring_codes(stage, s, k, quarter, half, lane, f);
+        bring_all_scales(stage, s, k, aligned, lane, f);
     }
 
     // Row of slot 0, 1 or 2 (see slips) of a step that was brought.
@@ -175,6 +176,28 @@ template <class D> struct loader {
     }
 
   private:
+    __device__ __forceinline__ void bring_codes(uint8_t *stage, int s, int64_t k, int64_t quarter,
+                                                int64_t half, int lane, const format_args &f) const
+    {
+        if (!ends_anywhere<D> || s < whole)
+            bring_step<false>(stage, s, 0, quarter, half, lane);
+        else
+            bring_step<true>(stage, s, (int)(D::bytes(0, k, f) - (int64_t)s * bytes), quarter, half,
+                             lane);
+    }
+
+    __device__ __forceinline__ void bring_all_scales(uint8_t *stage, int s, int64_t k, bool aligned,
+                                                     int lane, const format_args &f) const
+    {
+        if constexpr (scale_bytes_of<D>::value > 0) {
+            bring_byte_scales(stage, s, k, lane, f);
+        } else {
+#pragma unroll
+            for (int plane = 1; plane < D::planes; plane++)
+                bring_scales(stage, plane, s, k, aligned, lane, f);
+        }
+    }
+
     template <class B>
     __device__ __forceinline__ static int slips_of(const B &b, int plane, int lane)
     {
@@ -281,13 +304,13 @@ template <class D> struct loader {
         const int n = (int)D::bytes(plane, D::step, f);
         const uint8_t *row = scales_from[plane - 1] + (int64_t)s * n;
         stage += (lane & 15) * row_pitch<D>() + code_pitch<D>() + (plane - 1) * scale_pitch<D>();
-        if (s < whole && aligned && n % 4 == 0) {
+        const int64_t rest = D::bytes(plane, k, f) - (int64_t)s * n;
+        if (rest >= n && aligned && n % 4 == 0) {
 #pragma unroll 1
             for (int at = (lane >> 4) * 4; at < n; at += 8)
                 copy_4(stage + at, row + at, 4);
             return;
         }
-        const int64_t rest = D::bytes(plane, k, f) - (int64_t)s * n;
 #pragma unroll 1
         for (int at = lane >> 4; at < n; at += 2)
             stage[at] = at < rest ? row[at] : 0;

@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: MIT
+// Codes as they lie, for products with one column, where unpacking is what the time goes into.
+//
+// A bf16 number without a sign whose exponent field is 0 or 1 is its low eight bits, taken for an
+// integer, times 2^-133. So bits of a code that lie in the low eight of each half of a word are a
+// pair of numbers once the other bits are masked: one instruction. Where they lie is made up for in
+// the activations, and what all codes have too much in the offsets.
+//
+// low_codes<D> has
+//   in_order, parts            of decode.cuh; parts are 2 where the bits of a code lie apart
+//   bias                       codes are this much more than they should be
+//   bit(j, p), up(j)           code = (v[0] + v[1] * 2^up) / 2^bit for pair p of piece j, where
+//                              v[part] are the numbers times 2^133; both only where parts are 2
+//                              need bit to be the same for all pairs
+//   get(a, row, j, t, args)    for steps that are ALIGNED in the sense of decode.cuh
+// and may have
+//   scales(s, row, t)          what scale() says of groups 4 t to 4 t + 3
+// For decoders that are not here it is not defined.
+#ifndef GQMM_KERNEL_CUDA_DECODE_LOW_CUH
+#define GQMM_KERNEL_CUDA_DECODE_LOW_CUH
+
+#include "kernel/cuda/decode_blocks.cuh"
+#include "kernel/cuda/decode_k_quants.cuh"
+#include "kernel/cuda/decode_mlx.cuh"
+
+namespace gqmm
+{
+
+template <class D> struct low_codes;
+
+// A step of 256 weights where other products take less.
+template <class D> struct of_256 : D {
+    typedef D base;
+    static constexpr int step = 256;
+};
+
+template <order O, int BIAS, int PARTS = 1> struct low_base {
+    static constexpr order in_order = O;
+    static constexpr int bias = BIAS, parts = PARTS;
+
+    GQMM_HD static constexpr int bit(int, int)
+    {
+        return 0;
+    }
+    GQMM_HD static constexpr int up(int)
+    {
+        return 0;
+    }
+};
+
+// Of a step that is aligned as its decoder says.
+template <class D> GQMM_HD static inline memory<D::align> low_memory(const step_row &r)
+{
+    return memory<D::align>(r.p[0]);
+}
+
+// The same bits of bytes 0 and 2, and of bytes 1 and 3.
+GQMM_HD static inline void low_pairs(uint32_t *a, uint32_t w, uint32_t bits)
+{
+    a[0] = w & both(bits);
+    a[1] = w >> 8 & both(bits);
+}
+
+// All of bytes 0 and 2, and of bytes 1 and 3.
+GQMM_HD static inline void low_bytes(uint32_t *a, uint32_t w)
+{
+    a[0] = w & both(0x00ff);
+    a[1] = permute(w, 0, 0x4341);
+}
+
+// ---------------------------------------------------------------- blocks of 32
+
+// HEAD bytes, then nibbles of elements 16 apart.
+template <class D, int BYTES, int HEAD, int BIAS> struct low_nibbles : low_base<CROSSED, BIAS> {
+    GQMM_HD static constexpr int bit(int, int p)
+    {
+        return p < 2 ? 0 : 4;
+    }
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        const uint32_t w = low_memory<D>(r).word(BYTES * j + HEAD, 4 * t);
+        low_pairs(a[0], w, 0x000f);
+        low_pairs(a[0] + 2, w, 0x00f0);
+    }
+};
+
+template <> struct low_codes<dec_q4_0> : low_nibbles<dec_q4_0, 18, 2, 8> {
+};
+template <> struct low_codes<dec_q4_1> : low_nibbles<dec_q4_1, 20, 4, 0> {
+};
+
+// HEAD bytes, then the fifth bits of all and the nibbles of elements 16 apart.
+template <class D, int BYTES, int HEAD, int BIAS> struct low_fives : low_base<CROSSED, BIAS> {
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        const memory<D::align> m = low_memory<D>(r);
+        const uint32_t w = m.word(BYTES * j + HEAD + 4, 4 * t);
+        const uint32_t top = m.word(BYTES * j + HEAD) >> 4 * t;
+        const uint32_t low = (top & 15) * 0x02040810u, high = (top >> 16 & 15) * 0x02040810u;
+        low_bytes(a[0], pick(low, 0x10101010, w & 0x0f0f0f0f));
+        low_bytes(a[0] + 2, pick(high, 0x10101010, w >> 4 & 0x0f0f0f0f));
+    }
+};
+
+template <> struct low_codes<dec_q5_0> : low_fives<dec_q5_0, 22, 2, 16> {
+};
+template <> struct low_codes<dec_q5_1> : low_fives<dec_q5_1, 24, 4, 0> {
+};
+
+template <> struct low_codes<dec_q8_0> : low_base<BYTES, 128> {
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        uint32_t w[2];
+        low_memory<dec_q8_0>(r).two(w, 34 * j + 2, 8 * t);
+        low_bytes(a[0], w[0] ^ 0x80808080);
+        low_bytes(a[0] + 2, w[1] ^ 0x80808080);
+    }
+};
+
+// The table of iq4, 127 more, for the eight nibbles of w, see iq4_values().
+GQMM_HD static inline void low_iq4(uint32_t (&a)[4], uint32_t w)
+{
+    const uint32_t index = w & 0x77777777, half = pick(w >> 1, 0x44444444, 0x32103210);
+    for (int i = 0; i < 2; i++) {
+        const uint32_t n = index >> 16 * i, h = half >> 16 * i;
+        const uint32_t v =
+            permute(permute(0x3e2c1700, 0x75695c4e, n), permute(0xa5988c80, 0xf0d8c4b4, n), h);
+        a[i] = v & both(0x00ff);
+        a[i + 2] = permute(v, 0, 0x4341);
+    }
+}
+
+template <> struct low_codes<dec_iq4_nl> : low_base<HALVES, 127> {
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        low_iq4(a[0], low_memory<dec_iq4_nl>(r).word(18 * j + 2, 4 * t));
+    }
+};
+
+template <> struct low_codes<dec_iq4_xs> : low_base<HALVES, 127> {
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        low_iq4(a[0], low_memory<dec_iq4_xs>(r).word(8 + 16 * j, 4 * t));
+    }
+};
+
+// ---------------------------------------------------------------- E2M1
+
+// Doubled codes times 2^6: exponent and mantissa at bits 8..6, the sign at bit 15. In the order of
+// the nibbles 0 and 4, 1 and 5, 2 and 6, 3 and 7.
+GQMM_HD static inline void low_e2m1(uint32_t (&a)[4], uint32_t w)
+{
+    const uint32_t v = w >> 8, low = 1u << 6 | 1u << 12, high = 1u << 2 | 1u << 8;
+    a[0] = (w & both(0x000f)) * low & both(0x81c0);
+    a[1] = (w & both(0x00f0)) * high & both(0x81c0);
+    a[2] = (v & both(0x000f)) * low & both(0x81c0);
+    a[3] = (v & both(0x00f0)) * high & both(0x81c0);
+}
+
+template <order O> struct low_e2m1_base : low_base<O, 0> {
+    GQMM_HD static constexpr int bit(int, int)
+    {
+        return 6;
+    }
+};
+
+template <> struct low_codes<dec_mxfp4> : low_e2m1_base<CROSSED> {
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        uint32_t v[4];
+        low_e2m1(v, low_memory<dec_mxfp4>(r).word(17 * j + 1, 4 * t));
+        a[0][0] = v[0];
+        a[0][1] = v[2];
+        a[0][2] = v[1];
+        a[0][3] = v[3];
+    }
+};
+
+template <> struct low_codes<dec_nvfp4> : low_e2m1_base<NATIVE> {
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        const memory<dec_nvfp4::align> m = low_memory<dec_nvfp4>(r);
+        const int c = 36 * (j >> 1) + 4 + 16 * (j & 1);
+        low_e2m1(a[0], permute(m.half(c, 2 * t), m.half(c + 8, 2 * t), 0x5140));
+    }
+};
+
+template <> struct low_codes<dec_mlx_mxfp4> : low_e2m1_base<NIBBLE> {
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        low_e2m1(a[0], low_memory<dec_mlx_mxfp4>(r).word(16 * j, 4 * t));
+    }
+};
+
+template <> struct low_codes<dec_mlx_nvfp4> : low_e2m1_base<CROSSED> {
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        const memory<dec_mlx_nvfp4::align> m = low_memory<dec_mlx_nvfp4>(r);
+        low_e2m1(a[0], permute(m.half(16 * j, 2 * t), m.half(16 * j + 8, 2 * t), 0x5140));
+    }
+};
+
+// ---------------------------------------------------------------- blocks of 256
+
+// Byte i of w as a float, minus `less`.
+GQMM_HD static inline float low_integer(uint32_t w, int i, int less)
+{
+    return gqmm_bits_to_f32(permute(w, 0x4b000000, 0x7440u | (uint32_t)i)) -
+           (8388608.0f + (float)less);
+}
+
+// Pairs of the 32 bytes at c, bits that all have at the same place: lane t has four and, 16 bytes
+// further, four more.
+template <class M>
+GQMM_HD static inline void low_halves(uint32_t (&a)[4], const M &m, int c, int t, uint32_t bits)
+{
+    low_pairs(a, m.word(c, 4 * t), bits);
+    low_pairs(a + 2, m.word(c + 16, 4 * t), bits);
+}
+
+template <> struct low_codes<dec_q2_k> : low_base<CROSSED, 0> {
+    GQMM_HD static constexpr int bit(int j, int)
+    {
+        return 2 * (j & 3);
+    }
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        low_halves(a[0], low_memory<dec_q2_k>(r), 16 + 32 * (j >> 2), t, 3u << bit(j, 0));
+    }
+    GQMM_HD static void scales(float2 (&s)[4], const step_row &r, int t)
+    {
+        const memory<dec_q2_k::align> m = low_memory<dec_q2_k>(r);
+        const uint32_t w = m.word(0, 4 * t), low = w & 0x0f0f0f0f, high = w >> 4 & 0x0f0f0f0f;
+        const uint32_t dd = m.word(80);
+        const float d = half_to_float(dd & 0xffff), least = half_to_float(dd >> 16);
+        for (int i = 0; i < 4; i++)
+            s[i] =
+                make_float2(mul(d, low_integer(low, i, 0)), -mul(least, low_integer(high, i, 0)));
+    }
+};
+
+template <> struct low_codes<dec_q3_k> : low_base<CROSSED, 4, 2> {
+    GQMM_HD static constexpr int bit(int j, int)
+    {
+        return 2 * (j & 3);
+    }
+    GQMM_HD static constexpr int up(int j)
+    {
+        return 2 + bit(j, 0) - j;
+    }
+    GQMM_HD static void get(uint32_t (&a)[2][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        const memory<dec_q3_k::align> m = low_memory<dec_q3_k>(r);
+        low_halves(a[0], m, 32 + 32 * (j >> 2), t, 3u << bit(j, 0));
+        low_halves(a[1], m, 0, t, 1u << j);
+    }
+    GQMM_HD static void scales(float2 (&s)[4], const step_row &r, int t)
+    {
+        const memory<dec_q3_k::align> m = low_memory<dec_q3_k>(r);
+        const uint32_t low = m.word(96, 4 * (t & 1)) >> 4 * (t >> 1) & 0x0f0f0f0f;
+        const uint32_t w = pick(m.word(104) >> 2 * t << 4, 0x30303030, low);
+        const float d = m.f16(108);
+        for (int i = 0; i < 4; i++)
+            s[i] = make_float2(mul(d, low_integer(w, i, 32)), 0.0f);
+    }
+};
+
+template <> struct low_codes<dec_q5_k> : low_base<BYTES, 0, 2> {
+    GQMM_HD static constexpr int bit(int j, int)
+    {
+        return 4 * (j & 1);
+    }
+    GQMM_HD static constexpr int up(int j)
+    {
+        return 4 + bit(j, 0) - j;
+    }
+    GQMM_HD static void get(uint32_t (&a)[2][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        const memory<dec_q5_k::align> m = low_memory<dec_q5_k>(r);
+        uint32_t w[2], top[2];
+        m.two(w, 48 + 32 * (j >> 1), 8 * t);
+        m.two(top, 16, 8 * t);
+        for (int i = 0; i < 2; i++) {
+            low_pairs(a[0] + 2 * i, w[i], 15u << bit(j, 0));
+            low_pairs(a[1] + 2 * i, top[i], 1u << j);
+        }
+    }
+};
+
+template <> struct low_codes<dec_q6_k> : low_base<CROSSED, 32, 2> {
+    GQMM_HD static constexpr int bit(int j, int)
+    {
+        return 2 * (j & 2);
+    }
+    GQMM_HD static constexpr int up(int j)
+    {
+        return 4 + bit(j, 0) - 2 * (j & 3);
+    }
+    GQMM_HD static void get(uint32_t (&a)[2][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        const memory<dec_q6_k::align> m = low_memory<dec_q6_k>(r);
+        low_halves(a[0], m, 64 * (j >> 2) + 32 * (j & 1), t, 15u << bit(j, 0));
+        low_halves(a[1], m, 128 + 32 * (j >> 2), t, 3u << 2 * (j & 3));
+    }
+    GQMM_HD static void scales(float2 (&s)[4], const step_row &r, int t)
+    {
+        const memory<dec_q6_k::align> m = low_memory<dec_q6_k>(r);
+        const uint32_t w = m.word(192, 4 * t) ^ 0x80808080;
+        const float d = m.f16(208);
+        for (int i = 0; i < 4; i++)
+            s[i] = make_float2(mul(d, low_integer(w, i, 128)), 0.0f);
+    }
+};
+
+// ---------------------------------------------------------------- affine
+
+template <> struct low_codes<dec_affine2> : low_base<NIBBLE, 0> {
+    GQMM_HD static constexpr int bit(int, int p)
+    {
+        return 2 * p;
+    }
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        const uint32_t x = permute(low_memory<dec_affine2>(r).half(8 * j, 2 * t), 0, 0x4140);
+        for (int p = 0; p < 4; p++)
+            a[0][p] = x & both(3u << 2 * p);
+    }
+};
+
+template <> struct low_codes<dec_affine3> : low_base<NIBBLE, 0> {
+    GQMM_HD static constexpr int bit(int, int p)
+    {
+        return p % 2 * 3;
+    }
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        const uint32_t v = low_memory<dec_affine3>(r).word(12 * j, 3 * t, 3);
+        const uint32_t x = (v & 0x0000ffff) | (v << 4 & 0xffff0000), y = x >> 6;
+        a[0][0] = x & both(0x0007);
+        a[0][1] = x & both(0x0038);
+        a[0][2] = y & both(0x0007);
+        a[0][3] = y & both(0x0038);
+    }
+};
+
+template <> struct low_codes<dec_affine5> : low_base<NIBBLE, 0> {
+    GQMM_HD static constexpr int bit(int, int p)
+    {
+        return p == 2 ? 2 : 0;
+    }
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        uint32_t w[2];
+        low_memory<dec_affine5>(r).two(w, 20 * j, 5 * t, 5);
+        const uint32_t above = funnel(w[0], w[1], 20);
+        const uint32_t x = permute(w[0], above, 0x5410), y = permute(w[0], above, 0x6521);
+        a[0][0] = x & both(0x001f);
+        a[0][1] = x >> 5 & both(0x001f);
+        a[0][2] = y & both(0x007c); // y is 8 bits on
+        a[0][3] = y >> 7 & both(0x001f);
+    }
+};
+
+template <> struct low_codes<dec_affine6> : low_base<NIBBLE, 0> {
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        uint32_t w[2];
+        low_memory<dec_affine6>(r).two(w, 24 * j, 6 * t, 6);
+        const uint32_t above = funnel(w[0], w[1], 24);
+        const uint32_t x = permute(w[0], above, 0x5410), y = permute(w[0], above, 0x6521);
+        a[0][0] = x & both(0x003f);
+        a[0][1] = x >> 6 & both(0x003f);
+        a[0][2] = y >> 4 & both(0x003f);
+        a[0][3] = y >> 10 & both(0x003f);
+    }
+};
+
+template <> struct low_codes<dec_affine8> : low_base<BYTES, 0> {
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        uint32_t w[2];
+        low_memory<dec_affine8>(r).two(w, 32 * j, 8 * t);
+        low_bytes(a[0], w[0]);
+        low_bytes(a[0] + 2, w[1]);
+    }
+};
+
+} // namespace gqmm
+
+#endif
