@@ -20,34 +20,71 @@ __global__ void __launch_bounds__(WARPS * 32) choose_kernel(gqmm_cuda_topk t)
         choose(t, token);
 }
 
-constexpr int FEW_WARPS = 8;
-
-// A block for each token: as many slots and experts as choose_few() takes; adds up the parts of
-// logits.
-__global__ void __launch_bounds__(FEW_WARPS * 32) choose_few_kernel(gqmm_cuda_topk t)
+// A warp for each token, with EACH experts on each lane: as many slots and experts as choose_few()
+// takes; adds up the parts of logits.
+template <int EACH>
+__global__ void __launch_bounds__(WARPS * 32) choose_held_kernel(gqmm_cuda_topk t)
 {
-    extern __shared__ __align__(16) uint8_t shared[];
-    __shared__ int32_t ids[MOST_FEW_SLOTS];
+    constexpr int AHEAD = EACH == 8 ? 3 : 1; // parts that are on their way at once
+    __shared__ float sums[WARPS][EACH * 32]; // the token's logits
     const int lane = (int)threadIdx.x % 32;
-    const int64_t token = blockIdx.x, part = t.n_tokens * t.n_experts;
-    const float *from = t.logits + token * t.n_experts;
-    float *logits = (float *)shared;
+    const int64_t token = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    float *logits = sums[threadIdx.x / 32];
     wait_for_previous();
     let_next_start();
-    choose_few<FEW_WARPS>(ids, shared + (t.n_experts + 3) / 4 * 16, t, 1, [&](int, int e) {
-        float v[8], sum = __ldcg(from + e);
-#pragma unroll
-        for (int p = 1; p < 8; p++)
-            v[p] = p < t.n_parts ? __ldcg(from + p * part + e) : 0.0f;
-#pragma unroll
-        for (int p = 1; p < 8; p++)
-            sum += v[p];
-        return logits[e] = sum;
-    });
-    __syncthreads();
-    if (threadIdx.x >= 32)
+    if (token >= t.n_tokens)
         return;
-    const int own = lane < t.n_slots ? ids[lane] : -1;
+    const int64_t part = t.n_tokens * t.n_experts;
+    const float *from = t.logits + token * t.n_experts;
+    uint32_t keys[EACH]; // of experts lane, lane + 32, ...; 0: none
+    float v[EACH];
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+        v[i] = i * 32 + lane < t.n_experts ? __ldcg(from + i * 32 + lane) : 0.0f;
+    for (int p0 = 1; p0 < t.n_parts; p0 += AHEAD) {
+        float more[AHEAD][EACH];
+#pragma unroll
+        for (int p = 0; p < AHEAD; p++)
+#pragma unroll
+            for (int i = 0; i < EACH; i++)
+                more[p][i] = p0 + p < t.n_parts && i * 32 + lane < t.n_experts
+                                 ? __ldcg(from + (p0 + p) * part + i * 32 + lane)
+                                 : 0.0f;
+#pragma unroll
+        for (int p = 0; p < AHEAD; p++)
+#pragma unroll
+            for (int i = 0; i < EACH; i++)
+                v[i] += more[p][i];
+    }
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        const int e = i * 32 + lane;
+        logits[e] = v[i];
+        float score = t.scoring == GQMM_SIGMOID ? sigmoid(v[i]) : v[i];
+        if (t.bias && e < t.n_experts)
+            score = score + t.bias[e];
+        keys[i] = e < t.n_experts ? key_of_score(score) : 0;
+    }
+    int own = -1;
+    for (int s = 0; s < t.n_slots; s++) {
+        uint32_t best = 0;
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
+            best = keys[i] > best ? keys[i] : best;
+        const uint32_t most = __reduce_max_sync(~0u, best);
+        if (most == 0)
+            break;
+        int at = INT32_MAX;
+#pragma unroll
+        for (int i = EACH - 1; i >= 0; i--)
+            at = keys[i] == most ? i * 32 + lane : at;
+        at = __reduce_min_sync(~0u, at);
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
+            keys[i] = i * 32 + lane == at ? 0 : keys[i];
+        own = s == lane ? at : own;
+    }
+    __syncwarp();
     if (lane < t.n_slots)
         t.ids[token * t.n_slots + lane] = own;
     weigh(t, logits, NULL, t.weights + token * t.n_slots, own);
@@ -71,7 +108,8 @@ int gqmm_cuda_choose(const gqmm_cuda_topk *given, int path, gqmm_stream s)
         t.routed_scale = 1.0f;
     if (t.n_slots > MOST_FEW_SLOTS || t.n_experts > MOST_FEW_EXPERTS)
         return launch(choose_kernel, grid, block, 0, s, path, t);
-    return launch(choose_few_kernel, dim3((unsigned)t.n_tokens), dim3(FEW_WARPS * 32),
-                  (size_t)((t.n_experts + 3) / 4 * 16 + few_scratch(t.n_experts, t.n_slots)), s,
-                  path, t);
+    auto *kernel = t.n_experts > 512   ? choose_held_kernel<32>
+                   : t.n_experts > 256 ? choose_held_kernel<16>
+                                       : choose_held_kernel<8>;
+    return launch(kernel, grid, block, 0, s, path, t);
 }
