@@ -80,14 +80,14 @@ __device__ __forceinline__ V load_once(const uint8_t *p, uint64_t policy, bool r
 // A thread sums N neighbouring columns of a token, with the rows of SLOTS slots on their way at
 // once.
 template <int PAIRS, int Y, int N>
-__global__ void __launch_bounds__(MOST_THREADS, 3) add_up_kernel(gqmm_cuda_combine c)
+__global__ void __launch_bounds__(MOST_THREADS, 4) add_up_kernel(gqmm_cuda_combine c)
 {
     typedef elements<PAIRS, N> vector;
-    wait_for_previous();
-    let_next_start();
     const int64_t token = blockIdx.x, column = (blockIdx.y * (int64_t)blockDim.x + threadIdx.x) * N;
-    if (column >= c.d)
+    if (column >= c.d) {
+        wait_for_previous();
         return;
+    }
     const int32_t *ids = c.ids + token * c.n_slots;
     const float *weights = c.weights + token * c.n_slots;
     const uint8_t *rows =
@@ -95,29 +95,37 @@ __global__ void __launch_bounds__(MOST_THREADS, 3) add_up_kernel(gqmm_cuda_combi
     const int64_t row_bytes = c.d * size_of(PAIRS), at = token * c.d + column;
     const uint64_t policy = read_once();
 
-    vector shared = {};
-    if (c.shared)
-        shared = load_once<vector>((const uint8_t *)c.shared + at * size_of(PAIRS), policy, true);
-    float sum[N] = {};
-    for (int s = 0; s < c.n_slots; s += SLOTS) {
-        vector v[SLOTS];
-        float weight[SLOTS];
-        bool use[SLOTS];
+    float weight[SLOTS];
+    bool use[SLOTS];
+    const auto weigh = [&](int s) {
 #pragma unroll
         for (int i = 0; i < SLOTS; i++) {
             const int32_t id = s + i < c.n_slots ? ids[s + i] : -1;
             use[i] = id >= 0 && id < c.n_experts;
             weight[i] = use[i] ? weights[s + i] : 0.0f;
         }
+    };
+    weigh(0); // older than the launch before this one
+    wait_for_previous();
+    let_next_start();
+
+    vector shared = {};
+    if (c.shared)
+        shared = load_once<vector>((const uint8_t *)c.shared + at * size_of(PAIRS), policy, true);
+    float sum[N] = {};
+    for (int s = 0; s < c.n_slots; s += SLOTS) {
+        vector v[SLOTS];
+        if (s > 0)
+            weigh(s);
 #pragma unroll
         for (int i = 0; i < SLOTS; i++)
             v[i] = load_once<vector>(rows + (s + i) * row_bytes, policy, use[i]);
+            // Zeros where there is no row: sums, which are never -0, stay as they are.
 #pragma unroll
         for (int i = 0; i < SLOTS; i++)
 #pragma unroll
             for (int j = 0; j < N; j++)
-                if (use[i])
-                    sum[j] = __fadd_rn(sum[j], __fmul_rn(weight[i], element<PAIRS, N>(v[i], j)));
+                sum[j] = __fadd_rn(sum[j], __fmul_rn(weight[i], element<PAIRS, N>(v[i], j)));
     }
     if (c.shared) {
         const float factor = shared_factor(c.shared_dot, token);
