@@ -166,9 +166,12 @@ typedef struct gqmm_cuda_dense {
     int64_t x_row, w_row, y_row; /* elements */
     int64_t m, n, k;
     int32_t y_type;
+    int32_t parts; /* more than 1, y fp32: [parts, m, y_row], each of a stretch of k */
 } gqmm_cuda_dense;
 /* By sizes and strides, and by where x and w are, unless NULL. */
 bool gqmm_cuda_dense_fits(const gqmm_cuda_dense *d);
+/* The parts, a power of two up to 4, with which few rows of x keep the device busy. */
+int32_t gqmm_cuda_dense_parts(const gqmm_cuda_dense *d);
 int gqmm_cuda_dense_product(const gqmm_cuda_dense *d, gqmm_stream s);
 
 enum { GQMM_CUDA_EIGHTS_TO = 8 };
@@ -219,7 +222,6 @@ int gqmm_cuda_sort(const gqmm_cuda_product *p, void *scratch, int path, gqmm_str
 int gqmm_cuda_choose(const gqmm_cuda_topk *t, int path, gqmm_stream s);
 
 /* Logits by a router of f32, f16 or bf16 rows, in parts to be added up, each of a stretch of K. */
-enum { GQMM_CUDA_ROUTER_TOKENS = 256 };
 typedef struct gqmm_cuda_router {
     const uint8_t *w;
     int64_t w_row; /* bytes */
@@ -229,9 +231,11 @@ typedef struct gqmm_cuda_router {
     gqmm_cuda_topk choice; /* its logits [parts, n_tokens, n_experts] are written */
     int32_t parts;
 } gqmm_cuda_router;
-int32_t gqmm_cuda_router_parts(int64_t n_tokens, int32_t n_experts, int64_t k);
-bool gqmm_cuda_router_fits(const gqmm_cuda_router *r);
-int gqmm_cuda_route_few(const gqmm_cuda_router *r, int path, gqmm_stream s);
+/* By sizes, strides and types alone; 0: a product makes the logits. */
+int32_t gqmm_cuda_router_parts(const gqmm_cuda_router *r, int path);
+/* Whether what has parts is served where x and w are. */
+bool gqmm_cuda_router_fits(const gqmm_cuda_router *r, int path);
+int gqmm_cuda_route(const gqmm_cuda_router *r, int path, gqmm_stream s);
 
 /* y[t] = sum over s of weights[t, s] * pairs[t * S + s] in slot order (slots with a bad id or -1
  * are left out), then + factor[t] * shared[t]; fp32, one rounding. ids and weights were complete

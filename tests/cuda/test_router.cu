@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The router of up to 256 tokens against sums in double precision.
+// The router against sums in double precision.
 //
 //   test_router          all checks
 //   test_router small    the smaller ones, for compute-sanitizer
@@ -11,7 +11,7 @@ static void check_router(int64_t tokens, int32_t experts, int64_t k, int w_type,
     char name[200];
     snprintf(name, sizeof name, "router T=%lld E=%d K=%lld types %d %d", (long long)tokens, experts,
              (long long)k, w_type, x_type);
-    const int32_t rows = experts, parts = gqmm_cuda_router_parts(tokens, experts, k);
+    const int32_t rows = experts;
     const size_t w_size = gqmm_type_size(w_type), x_size = gqmm_type_size(x_type);
     const int64_t w_row = k + 8, x_row = k + 16; // neither is dense
     std::vector<float> w((size_t)(rows * w_row)), x((size_t)(tokens * x_row));
@@ -23,7 +23,7 @@ static void check_router(int64_t tokens, int32_t experts, int64_t k, int w_type,
     gqmm_narrow(x_bytes.data(), x_type, x.data(), (int64_t)x.size());
     gqmm_widen(w.data(), w_bytes.data(), w_type, (int64_t)w.size());
     gqmm_widen(x.data(), x_bytes.data(), x_type, (int64_t)x.size());
-    const buffer d_w(w_bytes), d_x(x_bytes), logits((size_t)(parts * tokens * experts) * 4);
+    const buffer d_w(w_bytes), d_x(x_bytes);
     gqmm_cuda_router r = {};
     r.w = d_w.as<uint8_t>();
     r.w_row = w_row * (int64_t)w_size;
@@ -34,13 +34,14 @@ static void check_router(int64_t tokens, int32_t experts, int64_t k, int w_type,
     r.k = k;
     r.choice.n_tokens = tokens;
     r.choice.n_experts = experts;
-    r.parts = parts;
+    const int32_t parts = r.parts = gqmm_cuda_router_parts(&r, path);
+    const buffer logits((size_t)(parts * tokens * experts) * 4);
     r.choice.logits = logits.as<float>();
-    if (!gqmm_cuda_router_fits(&r)) {
+    if (parts == 0 || !gqmm_cuda_router_fits(&r, path)) {
         report(false, name, "sizes are refused");
         return;
     }
-    CUDA(gqmm_cuda_route_few(&r, path, stream));
+    CUDA(gqmm_cuda_route(&r, path, stream));
     CUDA(cudaStreamSynchronize(stream));
     const std::vector<float> got = logits.read<float>();
     double worst = 0; // of what is allowed
@@ -72,6 +73,11 @@ static void check_routers(bool small)
                     for (int types = 0; types < 9; types++)
                         if (!small || tokens * experts * k < 300000)
                             check_router(tokens, experts, k, types / 3, types % 3, path);
+    for (int64_t tokens : {257, 300, 1100}) // as a dense product, in parts or as a whole
+        for (int32_t experts : {7, 37, 256, 600})
+            for (int64_t k : {72, 520, 2048})
+                if (!small || tokens * experts * k < 1000000)
+                    check_router(tokens, experts, k, GQMM_BF16, GQMM_BF16, GQMM_CUDA_SM90);
 }
 
 int main(int argc, char **argv)

@@ -54,9 +54,33 @@ static void time_sort(int64_t tokens, int32_t experts, int32_t slots, int path)
          0);
 }
 
-static void time_choose(int64_t tokens, int32_t experts, int32_t slots, int path)
+static void time_router(int64_t tokens, int32_t experts, int64_t k, int path)
 {
-    std::vector<float> logits((size_t)(tokens * experts));
+    const buffer w((size_t)(experts * k) * 2), x((size_t)(tokens * k) * 2);
+    gqmm_cuda_router r = {};
+    r.w = w.at();
+    r.w_row = k * 2;
+    r.w_type = r.x_type = GQMM_BF16;
+    r.x = x.at();
+    r.x_row = r.k = k;
+    r.choice.n_tokens = tokens;
+    r.choice.n_experts = experts;
+    r.parts = gqmm_cuda_router_parts(&r, path);
+    if (r.parts == 0)
+        return;
+    const buffer logits((size_t)(r.parts * tokens * experts) * 4);
+    r.choice.logits = logits.as<float>();
+    char name[100];
+    snprintf(name, sizeof name, "router T=%lld E=%d K=%lld in %d, sm_%d", (long long)tokens,
+             experts, (long long)k, r.parts, path);
+    show(name, time_of(20, 25, [&](cudaStream_t s, int) { CUDA(gqmm_cuda_route(&r, path, s)); }),
+         (double)(tokens + experts) * (double)k * 2);
+}
+
+static void time_choose(int64_t tokens, int32_t experts, int32_t slots, int parts)
+{
+    const int path = GQMM_CUDA_SM90;
+    std::vector<float> logits((size_t)(parts * tokens * experts));
     for (float &v : logits)
         v = gaussian();
     const buffer d_logits(logits), ids((size_t)(tokens * slots) * 4),
@@ -70,12 +94,13 @@ static void time_choose(int64_t tokens, int32_t experts, int32_t slots, int path
                               slots,
                               GQMM_SOFTMAX,
                               1,
-                              1.0f};
+                              1.0f,
+                              parts};
     char name[100];
-    snprintf(name, sizeof name, "choose T=%lld E=%d S=%d, sm_%d", (long long)tokens, experts, slots,
-             path);
+    snprintf(name, sizeof name, "choose T=%lld E=%d S=%d of %d", (long long)tokens, experts, slots,
+             parts);
     show(name, time_of(20, 25, [&](cudaStream_t s, int) { CUDA(gqmm_cuda_choose(&t, path, s)); }),
-         (double)tokens * experts * 4);
+         (double)tokens * experts * parts * 4);
 }
 
 static void time_sum(int64_t tokens, int64_t d, int32_t slots, int path)
@@ -151,12 +176,13 @@ static void timings(bool only_sort)
         time_sort(4096, 512, 10, path);
         time_sort(4096, 4096, 8, path);
     }
-    for (int64_t tokens : {1, 8, 64, 512, 4096}) {
-        time_choose(tokens, 256, 8, GQMM_CUDA_SM90);
+    for (int64_t tokens : {1, 8, 64, 256, 512, 1024, 4096, 8192}) {
+        time_router(tokens, 256, 2048, GQMM_CUDA_SM90);
+        time_choose(tokens, 256, 8, tokens > 1 && tokens <= 512 ? 8 : 1);
         time_sum(tokens, 2048, 8, GQMM_CUDA_SM90);
     }
-    time_choose(4096, 512, 10, GQMM_CUDA_SM90);
-    time_choose(512, 4096, 8, GQMM_CUDA_SM90);
+    time_choose(4096, 512, 10, 1);
+    time_choose(512, 4096, 8, 1);
     time_sum(4096, 2880, 4, GQMM_CUDA_SM90);
     for (const char *format :
          {"q4_0", "q8_0", "mxfp4", "affine4_g64_bf16", "mlx_nvfp4", "int4_g128", "f16"})

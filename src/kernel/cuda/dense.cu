@@ -26,6 +26,7 @@ struct dense_args {
     void *y;
     int64_t y_row, m, n;
     int y_type, steps, m_tiles, n_tiles; // tiles of a cluster
+    int parts;                           // of K, each to a y of its own
     int y_tiles;                         // y_map may be used
 };
 
@@ -58,34 +59,59 @@ template <class S> struct ring {
     }
 };
 
+// What a block of a cluster does in one turn.
+struct dense_tile {
+    int row, out; // first of the block's rows of x; first of the cluster's rows of W
+    int part, begin, end;
+};
+
+template <class S>
+__device__ __forceinline__ dense_tile tile_at(const dense_args &a, int i, uint32_t rank)
+{
+    dense_tile t;
+    t.part = i % a.parts;
+    i /= a.parts;
+    t.row = (i % a.m_tiles * BLOCKS + (int)rank) * S::ROWS;
+    t.out = i / a.m_tiles * S::N;
+    t.begin = a.steps * t.part / a.parts;
+    t.end = a.steps * (t.part + 1) / a.parts;
+    return t;
+}
+
 // Rows `row` and `row` + 8, two columns of every eight.
 template <class S>
 __device__ __forceinline__ void store_numbers(const float (&c)[S::N / 2], const dense_args &a,
-                                              int64_t row, int64_t column)
+                                              int part, int64_t row, int64_t column)
 {
+    void *y = (float *)a.y + part * a.m * a.y_row; // one part, unless y is fp32
+    const bool pairs = a.y_type == GQMM_F32 && a.y_row % 2 == 0 && (uintptr_t)a.y % 8 == 0;
 #pragma unroll
     for (int i = 0; i < S::N / 2; i += 2) {
         const int64_t m = row + (i & 2 ? 8 : 0), n = column + i / 4 * 8;
+        if (pairs && m < a.m && n + 1 < a.n) {
+            *(float2 *)((float *)y + m * a.y_row + n) = make_float2(c[i], c[i + 1]);
+            continue;
+        }
         if (m < a.m && n < a.n)
-            store_number(a.y, m * a.y_row + n, a.y_type, c[i]);
+            store_number(y, m * a.y_row + n, a.y_type, c[i]);
         if (m < a.m && n + 1 < a.n)
-            store_number(a.y, m * a.y_row + n + 1, a.y_type, c[i + 1]);
+            store_number(y, m * a.y_row + n + 1, a.y_type, c[i + 1]);
     }
 }
 
 template <class S>
 __device__ __forceinline__ void bring(ring<S> r, const dense_args &a, uint32_t rank)
 {
-    const int all = a.m_tiles * a.n_tiles;
+    const int all = a.m_tiles * a.n_tiles * a.parts;
     r.parity = 1; // stages start empty
-    for (int tile = blockIdx.x / BLOCKS; tile < all; tile += gridDim.x / BLOCKS) {
-        const int row = (tile % a.m_tiles * BLOCKS + (int)rank) * S::ROWS;
-        const int out = tile / a.m_tiles * S::N + (int)rank * (S::N / BLOCKS);
-        for (int s = 0; s < a.steps; s++) {
+    for (int i = blockIdx.x / BLOCKS; i < all; i += gridDim.x / BLOCKS) {
+        const dense_tile t = tile_at<S>(a, i, rank);
+        const int out = t.out + (int)rank * (S::N / BLOCKS);
+        for (int s = t.begin; s < t.end; s++) {
             const uint32_t at = r.data + r.stage * S::STAGE, full = r.full + 8 * r.stage;
             barrier_wait(r.empty + 8 * r.stage, r.parity);
             barrier_expect(full, S::STAGE);
-            copy_tile(at, &a.x, s * STEP, row, full);
+            copy_tile(at, &a.x, s * STEP, t.row, full);
             copy_tile_to(at + S::X_BYTES + rank * (S::W_BYTES / BLOCKS), &a.w, s * STEP, out, full,
                          (1 << BLOCKS) - 1);
             r.next();
@@ -97,11 +123,12 @@ __device__ __forceinline__ void bring(ring<S> r, const dense_args &a, uint32_t r
 // aligned, else number by number.
 template <class S>
 __device__ __forceinline__ void store(const float (&c)[S::N / 2], const ring<S> &r,
-                                      const dense_args &a, int row0, int column, int who)
+                                      const dense_args &a, const dense_tile &t, int who)
 {
     const int thread = (int)threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
+    const int row0 = t.row + who * 64;
     if (!a.y_tiles) {
-        store_numbers<S>(c, a, row0 + warp * 16 + lane / 4, column + lane % 4 * 2);
+        store_numbers<S>(c, a, t.part, row0 + warp * 16 + lane / 4, t.out + lane % 4 * 2);
         return;
     }
     const uint32_t at = r.data + S::STAGES * S::STAGE + who * OUT_BYTES;
@@ -124,8 +151,8 @@ __device__ __forceinline__ void store(const float (&c)[S::N / 2], const ring<S> 
         fence_for_wgmma();
         warps_sync(1 + who, 128);
         if (thread == 0) {
-            store_tile(&a.y_map, column + part * OUT, row0, at);
-            store_tile(&a.y_map, column + part * OUT + OUT / 2, row0, at + OUT_BYTES / 2);
+            store_tile(&a.y_map, t.out + part * OUT, row0, at);
+            store_tile(&a.y_map, t.out + part * OUT + OUT / 2, row0, at + OUT_BYTES / 2);
             stores_commit();
         }
     }
@@ -134,14 +161,15 @@ __device__ __forceinline__ void store(const float (&c)[S::N / 2], const ring<S> 
 template <class S>
 __device__ __forceinline__ void consume(ring<S> r, const dense_args &a, uint32_t rank, int who)
 {
-    const int all = a.m_tiles * a.n_tiles, thread = (int)threadIdx.x % 128;
-    for (int tile = blockIdx.x / BLOCKS; tile < all; tile += gridDim.x / BLOCKS) {
+    const int all = a.m_tiles * a.n_tiles * a.parts, thread = (int)threadIdx.x % 128;
+    for (int i = blockIdx.x / BLOCKS; i < all; i += gridDim.x / BLOCKS) {
+        const dense_tile t = tile_at<S>(a, i, rank);
         float c[S::N / 2];
         int last = -1;
 #pragma unroll
-        for (int i = 0; i < S::N / 2; i++)
-            c[i] = 0;
-        for (int s = 0; s < a.steps; s++) {
+        for (int j = 0; j < S::N / 2; j++)
+            c[j] = 0;
+        for (int s = t.begin; s < t.end; s++) {
             const uint32_t at = r.data + r.stage * S::STAGE;
             const uint64_t x = wgmma_matrix(at + who * 64 * STEP * 2);
             const uint64_t w = wgmma_matrix(at + S::X_BYTES);
@@ -161,8 +189,7 @@ __device__ __forceinline__ void consume(ring<S> r, const dense_args &a, uint32_t
         wgmma_wait<0>();
         if (thread < BLOCKS)
             barrier_arrive_at(r.empty + 8 * last, thread);
-        store<S>(c, r, a, (tile % a.m_tiles * BLOCKS + (int)rank) * S::ROWS + who * 64,
-                 tile / a.m_tiles * S::N, who);
+        store<S>(c, r, a, t, who);
     }
 }
 
@@ -225,6 +252,7 @@ template <class S> int start(const gqmm_cuda_dense *d, gqmm_stream s)
     a.steps = (int)((d->k + STEP - 1) / STEP);
     a.m_tiles = (int)((d->m + BLOCKS * S::ROWS - 1) / (BLOCKS * S::ROWS));
     a.n_tiles = (int)((d->n + S::N - 1) / S::N);
+    a.parts = d->parts > 1 ? d->parts : 1;
     a.y_tiles = size == 2 && (uintptr_t)d->y % 16 == 0 && d->y_row % 8 == 0;
     if (!describe(&a.x, d->x, d->m, d->k, d->x_row, S::ROWS) ||
         !describe(&a.w, d->w, d->n, d->k, d->w_row, S::N / BLOCKS) ||
@@ -236,18 +264,24 @@ template <class S> int start(const gqmm_cuda_dense *d, gqmm_stream s)
     if (error != cudaSuccess)
         return (int)error;
     blocks = blocks / BLOCKS * BLOCKS;
-    const int64_t tiles = (int64_t)a.m_tiles * a.n_tiles * BLOCKS;
+    const int64_t tiles = (int64_t)a.m_tiles * a.n_tiles * a.parts * BLOCKS;
     return launch_cluster(kernel<S>, dim3((unsigned)(tiles < blocks ? tiles : blocks)),
                           dim3(S::THREADS), BLOCKS, S::BYTES, s, GQMM_CUDA_SM90, a);
 }
 
+template <class S> int64_t tiles_of(const gqmm_cuda_dense *d)
+{
+    return (d->m + BLOCKS * S::ROWS - 1) / (BLOCKS * S::ROWS) * ((d->n + S::N - 1) / S::N);
+}
+
+constexpr int MOST_CLUSTERS = 66; // 132 multiprocessors
+
 // In units of a step of the largest tile, `step` of this one.
 template <class S> double cost_of(const gqmm_cuda_dense *d, double step)
 {
-    const int64_t pairs =
-        ((d->m + BLOCKS * S::ROWS - 1) / (BLOCKS * S::ROWS)) * ((d->n + S::N - 1) / S::N);
-    const int64_t waves = (pairs + 65) / 66; // 132 multiprocessors
-    return (double)waves * step * ((double)d->k / STEP + 4);
+    const int parts = d->parts > 1 ? d->parts : 1;
+    const int64_t waves = (tiles_of<S>(d) * parts + MOST_CLUSTERS - 1) / MOST_CLUSTERS;
+    return (double)waves * step * ((double)d->k / STEP / parts + 4);
 }
 
 } // namespace dense_product
@@ -256,8 +290,18 @@ template <class S> double cost_of(const gqmm_cuda_dense *d, double step)
 extern "C" bool gqmm_cuda_dense_fits(const gqmm_cuda_dense *d)
 {
     return (uintptr_t)d->x % 16 == 0 && (uintptr_t)d->w % 16 == 0 && d->x_row > 0 &&
-           d->x_row % 8 == 0 && d->w_row % 8 == 0 && d->k > 0 && d->m > 0 && d->n > 0 &&
-           d->k <= 1 << 30 && d->m <= 1 << 30 && d->n <= 1 << 30;
+           d->x_row % 8 == 0 && d->w_row > 0 && d->w_row % 8 == 0 && d->k > 0 && d->m > 0 &&
+           d->n > 0 && d->k <= 1 << 30 && d->m <= 1 << 30 && d->n <= 1 << 30;
+}
+
+extern "C" int32_t gqmm_cuda_dense_parts(const gqmm_cuda_dense *d)
+{
+    using namespace gqmm::dense_product;
+    int32_t parts = 4;
+    while (parts > 1 &&
+           (tiles_of<dense_shape<1, 128>>(d) * parts > MOST_CLUSTERS || d->k < parts * 2 * STEP))
+        parts /= 2;
+    return parts;
 }
 
 // The form whose waves over the multiprocessors end first; what a tile costs beside its steps was

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The logits of up to 256 tokens, with rows of the router under way before the activations are
-// there.
+// The logits: of few tokens with rows of the router under way before the activations are there, of
+// many by the dense product.
 #include "kernel/cuda/activations.cuh"
 #include "kernel/cuda/choose.cuh"
 #include "kernel/cuda/launch.cuh"
@@ -11,7 +11,9 @@ namespace gqmm
 namespace
 {
 
-constexpr int CHUNK = 32 * 8; // numbers of a warp
+constexpr int CHUNK = 32 * 8;   // numbers of a warp
+constexpr int MOST_FEW = 256;   // tokens that the kernels of this file serve
+constexpr int MOST_TILES = 512; // blocks of four warps that run at once
 
 // Eight numbers as they lie in memory.
 template <int TYPE> struct raw_8 {
@@ -210,25 +212,62 @@ template <int W> int launch_tiles(const gqmm_cuda_router &r, int path, gqmm_stre
 
 using namespace gqmm;
 
-int32_t gqmm_cuda_router_parts(int64_t n_tokens, int32_t n_experts, int64_t k)
+// Whether the dense product serves it, by sizes, types and where both lie, unless NULL.
+static bool as_dense(gqmm_cuda_dense *d, const gqmm_cuda_router *r, int path)
 {
-    const int64_t tiles =
-        (n_experts + 15) / 16 * ((n_tokens + TOKENS_A_BLOCK - 1) / TOKENS_A_BLOCK);
-    int32_t parts = n_tokens > 1 ? 8 : 1;
-    while (parts > 1 && (tiles * parts > 192 || k < parts * 128))
-        parts /= 2;
-    return parts;
+    *d = {};
+    d->x = r->x;
+    d->w = r->w;
+    d->y = r->choice.logits;
+    d->x_row = r->x_row;
+    d->w_row = r->w_row / 2;
+    d->m = r->choice.n_tokens;
+    d->n = d->y_row = r->choice.n_experts;
+    d->k = r->k;
+    d->y_type = GQMM_F32;
+    d->parts = r->parts;
+    return path == GQMM_CUDA_SM90 && r->w_type == GQMM_BF16 && r->x_type == GQMM_BF16 &&
+           d->m > MOST_FEW && r->w_row % 16 == 0 && gqmm_cuda_dense_fits(d);
 }
 
-bool gqmm_cuda_router_fits(const gqmm_cuda_router *r)
+static bool few_fits(const gqmm_cuda_router *r)
 {
-    return r->w_type >= 0 && r->choice.n_tokens <= GQMM_CUDA_ROUTER_TOKENS && r->k % 8 == 0 &&
+    return r->w_type >= 0 && r->choice.n_tokens <= MOST_FEW && r->k % 8 == 0 &&
            (uintptr_t)r->w % 16 == 0 && r->w_row % 16 == 0 && (uintptr_t)r->x % 16 == 0 &&
            r->x_row * bytes_of(r->x_type) % 16 == 0;
 }
 
-int gqmm_cuda_route_few(const gqmm_cuda_router *r, int path, gqmm_stream s)
+static int32_t few_parts(int64_t n_tokens, int32_t n_experts, int64_t k)
 {
+    const int64_t tiles =
+        (n_experts + 15) / 16 * ((n_tokens + TOKENS_A_BLOCK - 1) / TOKENS_A_BLOCK);
+    int32_t parts = n_tokens > 1 ? 8 : 1;
+    while (parts > 1 && (tiles * parts > MOST_TILES || k < parts * 128))
+        parts /= 2;
+    return parts;
+}
+
+int32_t gqmm_cuda_router_parts(const gqmm_cuda_router *given, int path)
+{
+    gqmm_cuda_router r = *given;
+    gqmm_cuda_dense d;
+    r.x = r.w = NULL;
+    return as_dense(&d, &r, path) ? gqmm_cuda_dense_parts(&d)
+           : few_fits(&r)         ? few_parts(r.choice.n_tokens, r.choice.n_experts, r.k)
+                                  : 0;
+}
+
+bool gqmm_cuda_router_fits(const gqmm_cuda_router *r, int path)
+{
+    gqmm_cuda_dense d;
+    return as_dense(&d, r, path) || few_fits(r);
+}
+
+int gqmm_cuda_route(const gqmm_cuda_router *r, int path, gqmm_stream s)
+{
+    gqmm_cuda_dense d;
+    if (as_dense(&d, r, path))
+        return gqmm_cuda_dense_product(&d, s);
     if (r->choice.n_tokens == 1)
         return r->w_type == GQMM_F32   ? launch_one<GQMM_F32>(*r, path, s)
                : r->w_type == GQMM_F16 ? launch_one<GQMM_F16>(*r, path, s)

@@ -28,6 +28,7 @@ typedef struct {
     ffn routed, shared;
     float *logits, *dot, *weights;
     int32_t *ids;
+    int32_t parts; /* of the logits, each of a stretch of K; 0: a product makes them */
     int32_t pairs_type;
     bool summed; /* few tokens: down and the weighted sum are one launch */
     bool few;    /* one token: so it is, and gate and up find the experts themselves, as it does */
@@ -168,23 +169,13 @@ static void take_ffn(plan *m, ffn *f, const gqmm_ffn *w, gqmm_layout *l)
     f->down.p.y = f->y;
 }
 
-/* Parts of the logits that a router of few tokens makes; 0: choosing does not add up so many. */
-static int32_t router_parts(const gqmm_moe_state *s)
-{
-    return s->d.router && s->n_slots <= 32 && s->n_experts <= 1024 &&
-                   s->n_tokens <= GQMM_CUDA_ROUTER_TOKENS
-               ? gqmm_cuda_router_parts(s->n_tokens, (int32_t)s->n_experts, s->width)
-               : 0;
-}
-
 static void take_all(void *arg, gqmm_layout *l)
 {
     plan *m = arg;
     const gqmm_moe_state *s = m->s;
     int64_t logits = 0;
     l->overflow = l->overflow || !gqmm_mul(&logits, s->d.router ? s->n_tokens : 0, s->n_experts);
-    l->overflow =
-        l->overflow || !gqmm_mul(&logits, logits, router_parts(s) > 1 ? router_parts(s) : 1);
+    l->overflow = l->overflow || !gqmm_mul(&logits, logits, m->parts > 1 ? m->parts : 1);
     m->logits = gqmm_take(l, logits, sizeof *m->logits);
     m->dot = gqmm_take(l, s->d.shared_scale ? s->n_tokens : 0, sizeof *m->dot);
     m->ids = gqmm_take(l, s->n_pairs, sizeof *m->ids);
@@ -289,25 +280,30 @@ static gqmm_status run_few(const plan *m, gqmm_error *err)
                                             "enqueuing down", err);
 }
 
-static gqmm_status run_routing(const plan *m, gqmm_error *err)
+static gqmm_cuda_router router_of(const plan *m)
 {
     const gqmm_moe_state *s = m->s;
-    const gqmm_cuda_state *c = gqmm_cuda_of(m->ctx);
-    gqmm_cuda_topk t = choice_of(m);
     const gqmm_weights *w = s->d.router;
-    const gqmm_cuda_router few = {.w = w->plane[0],
-                                  .w_row = w->row_stride[0],
-                                  .w_type = w->format->unpack ? -1 : gqmm_element_type(w->format),
-                                  .x = s->d.x,
-                                  .x_row = s->d.x_row_stride,
-                                  .x_type = s->d.x_type,
-                                  .k = s->width,
-                                  .choice = t,
-                                  .parts = router_parts(s)};
+    return (gqmm_cuda_router){.w = w->plane[0],
+                              .w_row = w->row_stride[0],
+                              .w_type = w->format->unpack ? -1 : gqmm_element_type(w->format),
+                              .x = s->d.x,
+                              .x_row = s->d.x_row_stride,
+                              .x_type = s->d.x_type,
+                              .k = s->width,
+                              .choice = choice_of(m),
+                              .parts = m->parts};
+}
+
+static gqmm_status run_routing(const plan *m, gqmm_error *err)
+{
+    const gqmm_cuda_state *c = gqmm_cuda_of(m->ctx);
+    const gqmm_cuda_router r = router_of(m);
+    gqmm_cuda_topk t = r.choice;
     gqmm_status st;
-    if (few.parts > 0 && gqmm_cuda_router_fits(&few)) {
-        t.n_parts = few.parts;
-        st = gqmm_cuda_status(gqmm_cuda_route_few(&few, c->path, c->stream), "routing", err);
+    if (m->parts > 0 && gqmm_cuda_router_fits(&r, c->path)) {
+        t.n_parts = m->parts;
+        st = gqmm_cuda_status(gqmm_cuda_route(&r, c->path, c->stream), "routing", err);
     } else {
         st = gqmm_cuda_run_call(m->ctx, &m->router, err);
     }
@@ -383,6 +379,10 @@ gqmm_status gqmm_moe_on_cuda(gqmm_context *ctx, const gqmm_moe_state *s, bool ru
         m.router = dense_call(&m, s->d.router, s->n_experts, s->width);
         m.router.narrow = true; /* its weights are never rounded */
         gqmm_cuda_plan_call(ctx, &m.router);
+        if (s->n_slots <= 32 && s->n_experts <= 1024) { /* choosing adds up no more */
+            const gqmm_cuda_router r = router_of(&m);
+            m.parts = gqmm_cuda_router_parts(&r, gqmm_cuda_of(ctx)->path);
+        }
     }
     if (s->d.shared_scale) {
         m.shared_dot = dense_call(&m, s->d.shared_scale, 1, s->width);
