@@ -217,7 +217,11 @@ typedef struct gqmm_cuda_family {
  * columns; cudaErrorInvalidValue beyond. The order within an expert is that of the pairs. */
 size_t gqmm_cuda_sort_scratch(int64_t n_pairs, int32_t n_experts);
 int32_t gqmm_cuda_most_tiles(int64_t n_pairs, int64_t m, int32_t n_experts, int32_t tile_columns);
-int gqmm_cuda_sort(const gqmm_cuda_product *p, void *scratch, int path, gqmm_stream s);
+/* With x_order, a family's wide_order, the same launch brings x to x_ordered, as that family's
+ * wide() would with x_order 0; not for more pairs than these. */
+enum { GQMM_CUDA_SORT_BRINGS = 65536 };
+int gqmm_cuda_sort(const gqmm_cuda_product *p, int32_t x_order, void *scratch, int path,
+                   gqmm_stream s);
 
 int gqmm_cuda_choose(const gqmm_cuda_topk *t, int path, gqmm_stream s);
 

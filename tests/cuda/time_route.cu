@@ -50,7 +50,7 @@ static void time_sort(int64_t tokens, int32_t experts, int32_t slots, int path)
     show(name,
          time_of(
              20, 25,
-             [&](cudaStream_t s, int) { CUDA(gqmm_cuda_sort(&p, scratch.as<void>(), path, s)); }),
+             [&](cudaStream_t s, int) { CUDA(gqmm_cuda_sort(&p, 0, scratch.as<void>(), path, s)); }),
          0);
 }
 

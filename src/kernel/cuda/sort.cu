@@ -2,11 +2,13 @@
 // Pairs by expert: a counting sort that keeps the order of pairs inside an expert, so that results
 // and timings repeat, and the tiles that the products walk.
 //
-// Each warp ranks a contiguous run of pairs, 32 at a time, by matching lanes against each other and
-// a histogram of its own in shared memory; sums over the warps before it, over the blocks before it
-// and over the classes before make the places. One block serves some thousand pairs, a cluster of
-// eight on sm_90 a hundred thousand; for more, or without clusters, three launches count, plan and
-// place.
+// Up to some ten thousand pairs are sorted by one launch of blocks that do not wait for each other:
+// each counts the classes of all pairs, those before its own chunk apart, and so knows the places
+// of its chunk and of every tile. Further blocks of that launch bring x into the order in which
+// wide tiles want it. For more pairs three launches count, plan and place: there each warp ranks a
+// contiguous run of pairs, 32 at a time, by matching lanes against each other and a histogram of
+// its own in shared memory; sums over the warps before it, over the blocks before it and over the
+// classes before make the places.
 #include "kernel/cuda/launch.cuh"
 #include "kernel/cuda/sort.cuh"
 
@@ -15,107 +17,124 @@ namespace gqmm
 namespace
 {
 
-constexpr int CLUSTER = 8;
-constexpr int MOST_ROUNDS = 16;     // of 32 pairs, that a warp keeps in registers
+constexpr int THREADS = 512;        // of a block of the one launch
 constexpr int PAIRS_A_BLOCK = 4096; // of the three launches, until there are MOST_BLOCKS
 constexpr int MOST_BLOCKS = 128;
 
-// ---- one launch: a block, or a cluster of them
+// ---- one launch
 
-__device__ __forceinline__ int cluster_rank()
+// x into the order of a wide product, beside the sort.
+__device__ __forceinline__ void bring_x(const sort_args &a)
 {
-    int rank = 0;
-#if __CUDA_ARCH__ >= 900
-    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-#endif
-    return rank;
+    using namespace wide_product;
+    const uint32_t at = ((blockIdx.x - a.n_blocks) * (THREADS * AT_ONCE) + threadIdx.x) / 4;
+    switch (a.order_of_x) {
+    case SERIAL:
+        return bring_pieces<SERIAL>(a.x, at, THREADS / 4);
+    case NIBBLE:
+        return bring_pieces<NIBBLE>(a.x, at, THREADS / 4);
+    case HALVES:
+        return bring_pieces<HALVES>(a.x, at, THREADS / 4);
+    case CROSSED:
+        return bring_pieces<CROSSED>(a.x, at, THREADS / 4);
+    case BYTES:
+        return bring_pieces<BYTES>(a.x, at, THREADS / 4);
+    default:
+        return bring_pieces<NATIVE>(a.x, at, THREADS / 4);
+    }
 }
 
-__device__ __forceinline__ void cluster_arrive()
+// Counts all pairs, those from `begin` on in after[], and keeps the classes of [begin, begin +
+// count) in own[].
+__device__ __forceinline__ void count_pairs(const sort_args &a, uint32_t *before, uint32_t *after,
+                                            uint32_t *own, int begin, int count)
 {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-#endif
+    const int pairs = (int)a.n_pairs;
+    if (!a.plain) {
+        const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+#pragma unroll 1
+        for (int p = warp * (ROUNDS * 32); p < pairs; p += THREADS * ROUNDS) {
+            int code[ROUNDS];
+            load_classes(code, a, p + lane, pairs);
+#pragma unroll
+            for (int i = 0; i < ROUNDS; i++) {
+                const int at = p + lane + 32 * i - begin;
+                if (code[i] >= 0)
+                    atomicAdd((at < 0 ? before : after) + code[i], 1u);
+                if (at >= 0 && at < count)
+                    own[at] = (uint32_t)code[i];
+            }
+        }
+        return;
+    }
+    constexpr int GROUPS = 4; // of four pairs that a thread loads at once
+    const uint32_t n = (uint32_t)a.n_experts;
+    bool bad = false;
+#pragma unroll 1
+    for (int p = (int)threadIdx.x * 4; p < pairs; p += GROUPS * THREADS * 4) {
+        uint4 v[GROUPS];
+#pragma unroll
+        for (int i = 0; i < GROUPS; i++)
+            if (p + i * THREADS * 4 < pairs)
+                v[i] = *(const uint4 *)(a.rhs + p + i * THREADS * 4);
+#pragma unroll
+        for (int i = 0; i < GROUPS; i++) {
+            const int at = p + i * THREADS * 4 - begin;
+            uint32_t *counts = at < 0 ? before : after;
+            if (p + i * THREADS * 4 >= pairs)
+                break;
+            bad = bad || v[i].x + 1 > n || v[i].y + 1 > n || v[i].z + 1 > n || v[i].w + 1 > n;
+            v[i] = make_uint4(min(v[i].x, n), min(v[i].y, n), min(v[i].z, n), min(v[i].w, n));
+            atomicAdd(counts + v[i].x, 1u);
+            atomicAdd(counts + v[i].y, 1u);
+            atomicAdd(counts + v[i].z, 1u);
+            atomicAdd(counts + v[i].w, 1u);
+            if (at >= 0 && at < count)
+                *(uint4 *)(own + at) = v[i];
+        }
+    }
+    if (bad && a.fault)
+        atomicOr(a.fault, GQMM_FAULT_EXPERT);
 }
 
-__device__ __forceinline__ void cluster_wait()
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
-#endif
-}
-
-// The word at p in the shared memory of another block of the cluster.
-__device__ __forceinline__ uint32_t load_of_rank(const uint32_t *p, int rank)
-{
-    uint32_t v = 0;
-#if __CUDA_ARCH__ >= 900
-    uint32_t at;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
-                 : "=r"(at)
-                 : "r"(shared_address(p)), "r"(rank));
-    asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
-#endif
-    return v;
-}
-
-// Shared memory: counters [warps, pitch] or the block's pairs in order, whichever is larger; then
-// of the classes total and base and, in a cluster, all and starts.
-template <int ROUNDS, bool CLUSTERED>
-__global__ void __launch_bounds__(MOST_WARPS * 32) sort_kernel(const __grid_constant__ sort_args a)
+// Shared memory: pairs of each class before the block's chunk and from there on, and the classes of
+// the chunk.
+__global__ void __launch_bounds__(THREADS) sort_kernel(const __grid_constant__ sort_args a)
 {
     extern __shared__ __align__(16) uint8_t memory[];
-    __shared__ tally shared[2][MOST_WARPS];
-    const int warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32;
-    const int rank = CLUSTERED ? cluster_rank() : 0, blocks = CLUSTERED ? CLUSTER : 1;
-    uint16_t *counters = (uint16_t *)memory, *row = counters + warp * a.pitch;
-    uint32_t *total = (uint32_t *)(memory + a.counter_bytes), *base = total + a.pitch;
-    uint32_t *all = CLUSTERED ? base + a.pitch : total, *starts = CLUSTERED ? all + a.pitch : base;
+    __shared__ tally shared[MOST_WARPS];
+    uint32_t *base = (uint32_t *)memory, *all = base + a.pitch, *own = all + a.pitch;
+    const int lane = (int)threadIdx.x % 32, begin = (int)blockIdx.x * a.chunk;
+    const int count = min((int)a.n_pairs - begin, a.chunk);
 
-    clear_counters(row, a.pitch);
-    __syncwarp();
+#pragma unroll 1 // here and below: code that runs once is brought as data is
+    for (int c = (int)threadIdx.x; c < 2 * a.pitch; c += THREADS)
+        base[c] = 0;
+    __syncthreads();
     wait_for_previous();
     let_next_start();
-
-    int code[ROUNDS];
-    const int64_t p0 = (int64_t)rank * warps * a.rounds * 32;
-    load_classes(code, a, p0 + warp * a.rounds * 32 + (int)threadIdx.x % 32, a.n_pairs);
-    rank_classes(code, row, a);
+    if ((int)blockIdx.x >= a.n_blocks)
+        return bring_x(a);
+    count_pairs(a, base, all, own, begin, count);
     __syncthreads();
-    sum_over_warps(counters, total, a.pitch);
-    if (CLUSTERED)
-        cluster_arrive();
+#pragma unroll 1
+    for (int c = (int)threadIdx.x; c <= a.n_experts; c += THREADS)
+        all[c] += base[c];
     __syncthreads();
-    if (CLUSTERED) {
-        start_classes(starts, total, a, shared[0]);
-        cluster_wait();
-    }
-    for (int c = (int)threadIdx.x; c <= a.n_experts; c += (int)blockDim.x) {
-        uint32_t before = 0, sum = 0;
-        if (CLUSTERED) {
-            uint32_t n[CLUSTER];
-#pragma unroll
-            for (int r = 0; r < CLUSTER; r++)
-                n[r] = load_of_rank(total + c, r);
-#pragma unroll
-            for (int r = 0; r < CLUSTER; r++) {
-                before += r < rank ? n[r] : 0;
-                sum += n[r];
-            }
-            all[c] = sum;
+    plan_classes(a, all, base, shared, (int)blockIdx.x, a.n_blocks, nullptr);
+    __syncthreads();
+#pragma unroll 1
+    for (int i = (int)threadIdx.x; i < (count + 31) / 32 * 32; i += THREADS) {
+        const uint32_t c = i < count ? own[i] : ~0u;
+        uint32_t at = (uint32_t)__popc(__match_any_sync(~0u, c) & ((1u << lane) - 1));
+#pragma unroll 2
+        for (int j = 0; j < i / 32 * 32; j += 4) {
+            const uint4 other = *(const uint4 *)(own + j);
+            at += (other.x == c) + (other.y == c) + (other.z == c) + (other.w == c);
         }
-        base[c] = before;
+        if (i < count)
+            a.order[base[c] + at] = begin + i;
     }
-    if (CLUSTERED)
-        cluster_arrive(); // this block has read the others; it may end when they have read it
-    __syncthreads();
-    plan_classes(a, all, base, shared[1], rank, blocks, nullptr);
-    __syncthreads();
-    const int64_t left = a.n_pairs - p0, most = (int64_t)warps * a.rounds * 32;
-    place(code, a, row, starts, CLUSTERED ? base : nullptr, (uint32_t *)memory, p0,
-          (int)(left < most ? left : most));
-    if (CLUSTERED)
-        cluster_wait();
 }
 
 // ---- three launches
@@ -132,12 +151,12 @@ __global__ void __launch_bounds__(MOST_WARPS * 32) count_kernel(const __grid_con
     let_next_start();
     const int64_t begin = (int64_t)blockIdx.x * a.chunk;
     const int64_t end = begin + a.chunk < a.n_pairs ? begin + a.chunk : a.n_pairs;
-    const int64_t step = (int64_t)blockDim.x / 32 * a.rounds * 32;
+    const int64_t step = (int64_t)blockDim.x / 32 * ROUNDS * 32;
     for (int64_t p = begin; p < end; p += step) {
-        int code[4];
-        load_classes(code, a, p + threadIdx.x / 32 * a.rounds * 32 + threadIdx.x % 32, end);
+        int code[ROUNDS];
+        load_classes(code, a, p + threadIdx.x / 32 * ROUNDS * 32 + threadIdx.x % 32, end);
 #pragma unroll
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < ROUNDS; i++)
             if (code[i] >= 0)
                 atomicAdd(&total[code[i]], 1u);
     }
@@ -200,12 +219,12 @@ __global__ void __launch_bounds__(MOST_WARPS * 32) place_kernel(const __grid_con
     }
     const int64_t begin = (int64_t)blockIdx.x * a.chunk;
     const int64_t end = begin + a.chunk < a.n_pairs ? begin + a.chunk : a.n_pairs;
-    const int64_t step = (int64_t)warps * a.rounds * 32;
+    const int64_t step = (int64_t)warps * ROUNDS * 32;
     for (int64_t p = begin; p < end; p += step) {
-        int code[4];
+        int code[ROUNDS];
         clear_counters(row, a.pitch);
         __syncwarp();
-        load_classes(code, a, p + warp * a.rounds * 32 + (int)threadIdx.x % 32, end);
+        load_classes(code, a, p + warp * ROUNDS * 32 + (int)threadIdx.x % 32, end);
         rank_classes(code, row, a);
         __syncthreads();
         sum_over_warps(counters, total, a.pitch);
@@ -227,10 +246,10 @@ int pitch_of(int32_t n_experts)
     return (n_experts + 1 + 7) / 8 * 8;
 }
 
-// The counters of the warps, or `rounds` of their pairs in their place.
-size_t counter_bytes(int32_t n_experts, int warps, int rounds)
+// The counters of the warps, or their pairs in their place.
+size_t counter_bytes(int32_t n_experts, int warps)
 {
-    const size_t a_warp = (size_t)pitch_of(n_experts) * 2, pairs = (size_t)rounds * 32 * 4;
+    const size_t a_warp = (size_t)pitch_of(n_experts) * 2, pairs = ROUNDS * 32 * 4;
     return (size_t)warps * (a_warp > pairs ? a_warp : pairs);
 }
 
@@ -248,19 +267,25 @@ size_t most_shared(int path)
 // As many as shared memory has counters for; 0: not even one.
 int warps_of(int32_t n_experts, int path)
 {
-    const size_t words = class_bytes(n_experts, path == GQMM_CUDA_SM90 ? 4 : 3);
     int warps = MOST_WARPS;
-    while (warps > 0 && counter_bytes(n_experts, warps, MOST_ROUNDS) + words > most_shared(path))
+    while (warps > 0 &&
+           counter_bytes(n_experts, warps) + class_bytes(n_experts, 3) > most_shared(path))
         warps /= 2;
     return warps;
 }
 
-// Pairs that one block sorts no slower than a cluster does, or three launches.
-int64_t most_of_block(int32_t n_experts, int path)
+// Pairs that a block of one launch places.
+int32_t chunk_of(int64_t n_pairs)
 {
-    const int64_t fast = path == GQMM_CUDA_SM90 ? 1024 : 4096;
-    const int64_t most = (int64_t)warps_of(n_experts, path) * 32 * MOST_ROUNDS;
-    return fast < most ? fast : most;
+    const int64_t each = (n_pairs + MOST_BLOCKS * 32 - 1) / (MOST_BLOCKS * 32);
+    return (int32_t)(each > 1 ? each : 1) * 32;
+}
+
+// Whether one launch serves them.
+bool one_launch(int64_t n_pairs, int32_t n_experts, int path)
+{
+    return n_pairs <= GQMM_CUDA_SORT_BRINGS &&
+           class_bytes(n_experts, 2) + (size_t)chunk_of(n_pairs) * 4 <= most_shared(path);
 }
 
 int blocks_of(int64_t n_pairs)
@@ -269,15 +294,15 @@ int blocks_of(int64_t n_pairs)
     return n < MOST_BLOCKS ? (int)n : MOST_BLOCKS;
 }
 
-template <bool CLUSTERED> int launch_one(sort_args a, int warps, int path, gqmm_stream s)
+int launch_one(sort_args a, int path, gqmm_stream s)
 {
-    const dim3 grid(CLUSTERED ? CLUSTER : 1), block((unsigned)warps * 32);
-    a.counter_bytes = (int32_t)counter_bytes(a.n_experts, warps, a.rounds);
-    const size_t bytes = (size_t)a.counter_bytes + class_bytes(a.n_experts, CLUSTERED ? 4 : 2);
-    auto *kernel = a.rounds <= 4   ? sort_kernel<4, CLUSTERED>
-                   : a.rounds <= 8 ? sort_kernel<8, CLUSTERED>
-                                   : sort_kernel<MOST_ROUNDS, CLUSTERED>;
-    return launch_cluster(kernel, grid, block, CLUSTERED ? CLUSTER : 1, bytes, s, path, a);
+    const int64_t bringing = a.order_of_x < 0 ? 0 : wide_product::order_blocks(a.x, THREADS);
+    a.chunk = chunk_of(a.n_pairs);
+    a.n_blocks = a.n_pairs > 0 ? (int32_t)((a.n_pairs + a.chunk - 1) / a.chunk) : 1;
+    a.plain =
+        a.rhs && !a.lhs && a.rhs_stride == 1 && a.n_pairs % 4 == 0 && (uintptr_t)a.rhs % 16 == 0;
+    return launch(sort_kernel, dim3((unsigned)(a.n_blocks + bringing)), dim3(THREADS),
+                  class_bytes(a.n_experts, 2) + (size_t)a.chunk * 4, s, path, a);
 }
 
 int launch_three(sort_args a, int warps, void *scratch, int path, gqmm_stream s)
@@ -287,8 +312,7 @@ int launch_three(sort_args a, int warps, void *scratch, int path, gqmm_stream s)
     const size_t words = (size_t)a.pitch * sizeof(uint32_t);
     a.n_blocks = blocks_of(a.n_pairs);
     a.chunk = (int32_t)((a.n_pairs + a.n_blocks - 1) / a.n_blocks);
-    a.rounds = 4;
-    a.counter_bytes = (int32_t)counter_bytes(a.n_experts, warps, a.rounds);
+    a.counter_bytes = (int32_t)counter_bytes(a.n_experts, warps);
     a.counts = (uint32_t *)scratch;
     a.tile_at = (int32_t *)(a.counts + (int64_t)a.n_blocks * classes);
     const dim3 grid((unsigned)a.n_blocks);
@@ -308,9 +332,8 @@ using namespace gqmm;
 
 size_t gqmm_cuda_sort_scratch(int64_t n_pairs, int32_t n_experts)
 {
-    if (n_pairs <= most_of_block(n_experts, GQMM_CUDA_SM80) &&
-        n_pairs <= most_of_block(n_experts, GQMM_CUDA_SM90))
-        return 0;
+    if (one_launch(n_pairs, n_experts, GQMM_CUDA_SM80))
+        return 0; // nor does the other path need any
     return ((size_t)blocks_of(n_pairs) + 1) * ((size_t)n_experts + 1) * sizeof(uint32_t);
 }
 
@@ -322,11 +345,11 @@ int32_t gqmm_cuda_most_tiles(int64_t n_pairs, int64_t m, int32_t n_experts, int3
     return tiles < INT32_MAX ? (int32_t)tiles : INT32_MAX;
 }
 
-int gqmm_cuda_sort(const gqmm_cuda_product *p, void *scratch, int path, gqmm_stream s)
+int gqmm_cuda_sort(const gqmm_cuda_product *p, int32_t x_order, void *scratch, int path,
+                   gqmm_stream s)
 {
     const int32_t n_experts = p->w.n_experts;
     const int warps = warps_of(n_experts, path);
-    const int64_t lanes = (int64_t)warps * 32, most = lanes * MOST_ROUNDS;
     if (warps == 0 || p->n_pairs > INT32_MAX || p->m < 1 || p->list.tile_columns < 1 ||
         p->n_pairs > INT32_MAX / p->m)
         return (int)cudaErrorInvalidValue;
@@ -350,13 +373,9 @@ int gqmm_cuda_sort(const gqmm_cuda_product *p, void *scratch, int path, gqmm_str
     while (a.bits < 31 && 1 << a.bits <= n_experts + 1)
         a.bits++;
     a.few_tiles = gqmm_cuda_most_tiles(p->n_pairs, p->m, n_experts, p->list.tile_columns) < 1 << 16;
-    if (p->n_pairs <= most_of_block(n_experts, path)) {
-        a.rounds = (int32_t)((p->n_pairs + lanes - 1) / lanes);
-        return launch_one<false>(a, warps, path, s);
-    }
-    if (path == GQMM_CUDA_SM90 && p->n_pairs <= CLUSTER * most) {
-        a.rounds = (int32_t)((p->n_pairs + CLUSTER * lanes - 1) / (CLUSTER * lanes));
-        return launch_one<true>(a, warps, path, s);
-    }
+    a.order_of_x = (x_order & 15) - 1;
+    a.x = wide_product::order_of(p);
+    if (one_launch(p->n_pairs, n_experts, path))
+        return launch_one(a, path, s);
     return launch_three(a, warps, scratch, path, s);
 }

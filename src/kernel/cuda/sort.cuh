@@ -6,6 +6,7 @@
 
 #include "kernel/cuda.h"
 #include "kernel/cuda/mma.cuh"
+#include "kernel/cuda/wide_order.cuh"
 
 #include <stdint.h>
 
@@ -13,6 +14,7 @@ namespace gqmm
 {
 
 constexpr int MOST_WARPS = 32; // of a sorting block
+constexpr int ROUNDS = 4;      // of 32 pairs that a warp takes at a time
 constexpr int BUCKETS = 4;     // of experts, by columns
 
 struct sort_args {
@@ -24,20 +26,21 @@ struct sort_args {
     int32_t *order, *first, *n_tiles;
     gqmm_cuda_tile *tiles;
     uint32_t tile_columns, m;
-    int32_t pitch;           // counters of a warp, a multiple of 8
-    int32_t bits;            // of a class
-    bool few_tiles;          // below 2^16 in all
-    int32_t rounds;          // of 32 pairs for each warp
-    int32_t counter_bytes;   // of shared memory: what follows the counters
-    int32_t chunk, n_blocks; // three launches: pairs of a block
-    uint32_t *counts;        // three launches: [n_blocks, classes]
-    int32_t *tile_at;        // three launches: [classes]
+    int32_t pitch;              // counters of a warp, a multiple of 8
+    int32_t bits;               // of a class
+    bool few_tiles;             // below 2^16 in all
+    int32_t counter_bytes;      // of shared memory: what follows the counters
+    int32_t chunk, n_blocks;    // pairs of a block
+    bool plain;                 // rhs alone, in whole fours
+    uint32_t *counts;           // three launches: [n_blocks, classes]
+    int32_t *tile_at;           // three launches: [classes]
+    wide_product::order_args x; // to be brought into
+    int32_t order_of_x;         // this order; -1: no
 };
 
 // ---- pairs to classes
 
-// Every pair of a warp's run at once: code[i] is the class of pair p0 + 32 i, -1 past the end.
-template <int ROUNDS>
+// A lane's pairs of all rounds at once: code[i] is the class of pair p0 + 32 i, -1 past the end.
 __device__ __forceinline__ void load_classes(int (&code)[ROUNDS], const sort_args &a, int64_t p0,
                                              int64_t end)
 {
@@ -46,13 +49,13 @@ __device__ __forceinline__ void load_classes(int (&code)[ROUNDS], const sort_arg
     for (int i = 0; i < ROUNDS; i++) {
         const int64_t p = p0 + 32 * i;
         code[i] = -1;
-        if (i < a.rounds && p < end)
+        if (p < end)
             code[i] = a.rhs ? a.rhs[p * a.rhs_stride] : a.expert >= 0 ? a.expert : (int32_t)p;
     }
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++) {
         const int64_t p = p0 + 32 * i;
-        if (i < a.rounds && p < end) {
+        if (p < end) {
             bad |= code[i] < -1 || code[i] >= a.n_experts ? GQMM_FAULT_EXPERT : 0;
             code[i] = code[i] < 0 || code[i] >= a.n_experts ? a.n_experts : code[i];
         }
@@ -61,9 +64,9 @@ __device__ __forceinline__ void load_classes(int (&code)[ROUNDS], const sort_arg
 #pragma unroll
         for (int i = 0; i < ROUNDS; i++) {
             const int64_t p = p0 + 32 * i;
-            const int32_t x = i < a.rounds && p < end ? a.lhs[p * a.lhs_stride] : 0;
+            const int32_t x = p < end ? a.lhs[p * a.lhs_stride] : 0;
             const bool past = x >= 0 && x >= a.n_x;
-            if (i < a.rounds && p < end) {
+            if (p < end) {
                 bad |= x < -1 || past ? GQMM_FAULT_ROW : 0;
                 code[i] = x < 0 || past ? a.n_experts : code[i];
             }
@@ -76,7 +79,6 @@ __device__ __forceinline__ void load_classes(int (&code)[ROUNDS], const sort_arg
 
 // Each code becomes class | rank << 16, the rank among the pairs of this class that the warp met;
 // `row` counts them. All bits of -1 are set: a.bits hold one class more than there is.
-template <int ROUNDS>
 __device__ __forceinline__ void rank_classes(int (&code)[ROUNDS], uint16_t *row, const sort_args &a)
 {
     const uint32_t below = (1u << threadIdx.x % 32) - 1;
@@ -95,8 +97,6 @@ __device__ __forceinline__ void rank_classes(int (&code)[ROUNDS], uint16_t *row,
     }
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++) {
-        if (i >= a.rounds)
-            break;
         const int before = __popc(same[i] & below), c = code[i];
         const int met = c < 0 ? 0 : row[c];
         __syncwarp();
@@ -301,8 +301,10 @@ __device__ __forceinline__ void write_tiles(const sort_args &a, int c, uint32_t 
 {
     const uint32_t few = 16;
     if (n <= few && c % parts == part)
+#pragma unroll 1
         for (uint32_t j = 0; j < n; j++)
             write_tile(a, c, first, pairs, n, at, j);
+#pragma unroll 1
     for (uint32_t many = __ballot_sync(~0u, n > few); many; many &= many - 1) {
         const int lane = __ffs((int)many) - 1;
         const int c_ = __shfl_sync(~0u, c, lane);
@@ -310,6 +312,7 @@ __device__ __forceinline__ void write_tiles(const sort_args &a, int c, uint32_t 
         const uint32_t pairs_ = __shfl_sync(~0u, pairs, lane);
         const uint32_t n_ = __shfl_sync(~0u, n, lane), at_ = __shfl_sync(~0u, at, lane);
         const uint32_t end = (uint32_t)((uint64_t)n_ * (part + 1) / parts);
+#pragma unroll 1
         for (uint32_t j = (uint32_t)((uint64_t)n_ * part / parts) + threadIdx.x % 32; j < end;
              j += 32)
             write_tile(a, c_, first_, pairs_, n_, at_, j);
@@ -325,6 +328,7 @@ __device__ __forceinline__ void plan_classes(const sort_args &a, const uint32_t 
     int c0, used;
     const int classes = a.n_experts + 1, each = classes_of_thread(a, &c0, &used);
     tally own = {0, 0, 0}, sum;
+#pragma unroll 1
     for (int c = c0; c < c0 + each && c < classes; c++)
         own.add(tally_of(a, c, all[c]));
     tally at = scan(own, &sum, shared, used);
@@ -339,9 +343,11 @@ __device__ __forceinline__ void plan_classes(const sort_args &a, const uint32_t 
         *a.n_tiles = (int32_t)before[BUCKETS];
     }
     const uint32_t most = most_tiles(a), threads = (uint32_t)used * 32; // no columns past the last
+#pragma unroll 1
     for (uint32_t i = before[BUCKETS] + (uint32_t)part * threads + threadIdx.x; i < most;
          i += (uint32_t)parts * threads)
         *(int4 *)&a.tiles[i] = make_int4(-1, 0, 0, 0);
+#pragma unroll 1
     for (int i = 0; i < each; i++) {
         const int c = c0 + i;
         const bool is = c < classes;
@@ -367,31 +373,28 @@ __device__ __forceinline__ void plan_classes(const sort_args &a, const uint32_t 
 
 // The `count` pairs of a block from `p0` on to their places, through shared memory (`staged`, which
 // may be that of the counters): neighbours in the block's own order, which starts[] describes, are
-// neighbours in memory but for the classes' ends. Class c starts at base[c]; base NULL: at
-// starts[c].
-template <int ROUNDS>
+// neighbours in memory but for the classes' ends. Class c starts at base[c].
 __device__ __forceinline__ void place(int (&code)[ROUNDS], const sort_args &a, const uint16_t *row,
                                       const uint32_t *starts, const uint32_t *base,
                                       uint32_t *staged, int64_t p0, int count)
 {
-    const int own = (int)threadIdx.x / 32 * a.rounds * 32 + (int)threadIdx.x % 32;
+    const int own = (int)threadIdx.x / 32 * ROUNDS * 32 + (int)threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++)
-        if (i < a.rounds && code[i] >= 0) {
+        if (code[i] >= 0) {
             const int c = code[i] & 0xffff;
             code[i] = c | (int)(starts[c] + row[c] + (uint32_t)(code[i] >> 16)) << 16;
         }
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++)
-        if (i < a.rounds && code[i] >= 0)
+        if (code[i] >= 0)
             staged[code[i] >> 16] = (uint32_t)(own + 32 * i) | (uint32_t)code[i] << 16;
     __syncthreads();
 #pragma unroll 4
     for (int i = (int)threadIdx.x; i < count; i += (int)blockDim.x) {
         const uint32_t v = staged[i], c = v >> 16;
-        const uint32_t at = base ? base[c] + ((uint32_t)i - starts[c]) : (uint32_t)i;
-        a.order[at] = (int32_t)(p0 + (v & 0xffff));
+        a.order[base[c] + ((uint32_t)i - starts[c])] = (int32_t)(p0 + (v & 0xffff));
     }
 }
 

@@ -39,58 +39,112 @@ __device__ __forceinline__ void exchange_in_quad(uint32_t (&v)[4], int lane)
             }
 }
 
-// Rows i of x, `k` of them bf16, to y, rows of k. A quad takes 32 along k.
+// Rows of x, k of them bf16, to y, rows of k.
+struct order_args {
+    uint16_t *y;
+    const uint16_t *x;
+    int64_t x_row, x_mat, m, n_rows, k;
+};
+
+constexpr int AT_ONCE = 4; // pieces that a quad of lanes has under way
+
+// A lane's numbers of the 32 at `from`, of neighbours along k, first the lower.
 template <order O>
-__global__ void __launch_bounds__(256)
-    order_kernel(uint16_t *y, const uint16_t *x, int64_t x_row, int64_t x_mat, int64_t m,
-                 int64_t n_rows, int64_t k)
+__device__ __forceinline__ void load_piece(uint32_t (&w)[4], const uint16_t *from, int lane)
+{
+    const bool aligned = ((uintptr_t)from & 15) == 0;
+    if (aligned && (O == SERIAL || O == NIBBLE || O == BYTES)) {
+        const uint4 v = ((const uint4 *)from)[lane];
+        w[0] = v.x;
+        w[1] = v.y;
+        w[2] = v.z;
+        w[3] = v.w;
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int word = O == NATIVE                   ? 4 * i + lane
+                         : O == HALVES || O == CROSSED ? 2 * lane + (i & 1) + (i & 2) * 4
+                                                       : 4 * lane + i;
+        w[i] = aligned ? ((const uint32_t *)from)[word]
+                       : from[2 * word] | (uint32_t)from[2 * word + 1] << 16;
+    }
+}
+
+// The pieces of 32 along k number at, at + step, ..., by quads of lanes of warps that all call
+// this.
+template <order O>
+__device__ __forceinline__ void bring_pieces(const order_args &a, uint32_t at, uint32_t step)
+{
+    const uint32_t pieces = (uint32_t)(a.k / 32), n = (uint32_t)a.n_rows * pieces;
+    const int lane = (int)threadIdx.x & 3;
+    uint32_t next[4];
+    const auto load = [&](int j) {
+        const uint32_t i = at + j * step < n ? at + j * step : n - 1;
+        const uint32_t row = i / pieces, m = (uint32_t)a.m;
+        load_piece<O>(next, a.x + row / m * a.x_mat + row % m * a.x_row + (i - row * pieces) * 32,
+                      lane);
+    };
+    load(0);
+#pragma unroll 1
+    for (int j = 0; j < AT_ONCE; j++) {
+        uint32_t w[4], v[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            w[i] = next[i];
+        if (j + 1 < AT_ONCE)
+            load(j + 1);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t e[2]; // as k_of() has them
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const int p = 2 * i + h;
+                const int from = O == NIBBLE                  ? p / 2 + (p & 1) * 4
+                                 : O == CROSSED || O == BYTES ? (p & 4) + (p & 2) / 2 + (p & 1) * 2
+                                                              : p;
+                e[h] = w[from / 2] >> 16 * (from & 1) & 0xffff;
+            }
+            v[i] = e[0] | e[1] << 16;
+        }
+        exchange_in_quad(v, lane);
+        if (at + j * step < n)
+            *(uint4 *)(a.y + (int64_t)(at + j * step) * 32 + 8 * lane) =
+                make_uint4(v[0], v[1], v[2], v[3]);
+    }
+}
+
+template <order O> __global__ void __launch_bounds__(256) order_kernel(order_args a)
 {
     wait_for_previous();
     let_next_start();
-    const int64_t pieces = k / 32, n = n_rows * pieces;
-    const int64_t at = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / 4;
-    const int lane = (int)threadIdx.x & 3;
-    const int64_t row = (at < n ? at : n - 1) / pieces, piece = (at < n ? at : n - 1) % pieces;
-    const uint16_t *from = x + row / m * x_mat + row % m * x_row + piece * 32;
-    uint16_t e[8]; // those of the lane, as k_of() has them
-    if (((uintptr_t)from & 15) == 0) {
-        const uint32_t *words = (const uint32_t *)from;
-        uint32_t w[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) // of neighbours along k, first the lower
-            w[i] = words[O == NATIVE                   ? 4 * i + lane
-                         : O == HALVES || O == CROSSED ? 2 * lane + (i & 1) + (i & 2) * 4
-                                                       : 4 * lane + i];
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            const int at = O == NIBBLE                  ? i / 2 + (i & 1) * 4
-                           : O == CROSSED || O == BYTES ? (i & 4) + (i & 2) / 2 + (i & 1) * 2
-                                                        : i;
-            e[i] = (uint16_t)(w[at / 2] >> 16 * (at & 1));
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            e[i] = from[k_of(O, lane, i)];
-    }
-    uint32_t v[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        v[i] = e[2 * i] | (uint32_t)e[2 * i + 1] << 16;
-    exchange_in_quad(v, lane);
-    if (at < n)
-        *(uint4 *)(y + row * k + piece * 32 + 8 * lane) = make_uint4(v[0], v[1], v[2], v[3]);
+    bring_pieces<O>(a, (blockIdx.x * 256 * AT_ONCE + threadIdx.x) / 4, 64);
+}
+
+// Blocks of so many threads that take all pieces.
+inline int64_t order_blocks(const order_args &a, int threads)
+{
+    return (a.n_rows * (a.k / 32) * 4 + threads * AT_ONCE - 1) / (threads * AT_ONCE);
+}
+
+inline order_args order_of(const gqmm_cuda_product *p)
+{
+    return {(uint16_t *)p->x_ordered,
+            (const uint16_t *)p->x,
+            p->x_row,
+            p->x_mat,
+            p->m,
+            p->n_x * p->m,
+            p->k};
 }
 
 // p->x to p->x_ordered, all matrices.
 template <order O> int bring_in_order(const gqmm_cuda_product *p, gqmm_stream s)
 {
-    const int64_t rows = p->n_x * p->m, threads = rows * (p->k / 32) * 4;
-    if (threads == 0)
-        return 0;
-    return launch(order_kernel<O>, dim3((unsigned)((threads + 255) / 256)), dim3(256), 0, s,
-                  GQMM_CUDA_SM90, (uint16_t *)p->x_ordered, (const uint16_t *)p->x, p->x_row,
-                  p->x_mat, p->m, rows, p->k);
+    const int64_t blocks = order_blocks(order_of(p), 256);
+    return blocks == 0 ? 0
+                       : launch(order_kernel<O>, dim3((unsigned)blocks), dim3(256), 0, s,
+                                GQMM_CUDA_SM90, order_of(p));
 }
 
 } // namespace wide_product

@@ -105,13 +105,20 @@ void gqmm_cuda_take_ordered(gqmm_cuda_call *c, gqmm_layout *l)
     }
 }
 
+/* Whether x comes into the order of a wide product beside the sort. */
+static bool sort_brings_x(const gqmm_cuda_call *c)
+{
+    return c->wide && !c->int8 && !c->p.x_order && c->p.n_pairs <= GQMM_CUDA_SORT_BRINGS;
+}
+
 gqmm_status gqmm_cuda_sort_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_error *err)
 {
     const gqmm_cuda_state *s = gqmm_cuda_of(ctx);
     if (!c->sorted)
         return GQMM_OK;
-    return gqmm_cuda_status(gqmm_cuda_sort(&c->p, c->scratch, s->path, s->stream), "sorting pairs",
-                            err);
+    const int32_t x_order = sort_brings_x(c) ? c->family->wide_order : 0;
+    return gqmm_cuda_status(gqmm_cuda_sort(&c->p, x_order, c->scratch, s->path, s->stream),
+                            "sorting pairs", err);
 }
 
 gqmm_status gqmm_cuda_run_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_error *err)
@@ -121,6 +128,12 @@ gqmm_status gqmm_cuda_run_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_
     int error;
     if (!c->sorted)
         p.list.tiles = NULL;
+    if (sort_brings_x(c)) {
+        p.x = p.x_ordered;
+        p.x_row = p.k;
+        p.x_mat = p.m * p.k;
+        p.x_order = c->family->wide_order;
+    }
     if (c->early && !p.rhs && !p.lhs && !p.list.tiles)
         p.ids_early = 1; /* there are none */
     if (!c->transpose)
