@@ -91,10 +91,13 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
     const uint16_t *const numbers = (const uint16_t *)p.x;
     int64_t x_at = (g < (int)p.m ? g : (int)p.m - 1) * p.x_row + mine * HELD; // of matrix 0
     int64_t first_x = x_at + __shfl_sync(~0u, own_x, group);
-    keep(first_x);
+    if (WARPS == 16) // else two blocks share a multiprocessor, and weights are asked for sooner
+        keep(first_x);
     held<L, (L::N > 4)> x; // else there are registers for all sums
     float2 post = {};
     const auto begin = [&] { // what the launch ahead may have written is read from here on
+        if (WARPS == 8)
+            keep(first_x);
         wait_for_previous();
         let_next_start();
         if (p.lhs) {
