@@ -74,6 +74,7 @@ __global__ void __launch_bounds__(DIRECT_THREADS)
     uint8_t *ring =
         (uint8_t *)(sums + plan.round * blockDim.x) + warp * plan.stages * L::stage_bytes;
     const uint32_t ring_at = shared_address(ring);
+    direct_asker<L, int64_t, false> weights(p, own_share, lane);
 
     if (!p.ids_early)
         wait_for_previous();
@@ -89,7 +90,8 @@ __global__ void __launch_bounds__(DIRECT_THREADS)
     if (at < end)
         tiles.set(both_columns[0], p, (int)(at / plan.row_tiles));
 
-    direct_asker<L, int64_t, false> weights(at, end, lane);
+    weights.at = at;
+    weights.end = end;
     const auto ask = [&](int slot) {
         if (weights.left <= 0)
             weights.go_on(p, own_share, plan.row_tiles, lane, tiles);

@@ -80,16 +80,16 @@ template <int G, bool OFFSET> struct lane_nibbles {
         const uint8_t *from[planes];
         int64_t quarter, half;
 
-        __device__ __forceinline__ void set(const gqmm_cuda_matrix &w,
+        __device__ __forceinline__ void set(const gqmm_cuda_matrix &w, int64_t row,
                                             const int64_t (&second)[planes], int lane)
         {
             quarter = 4 * w.row_stride[0];
             half = second[0];
-            from[0] = w.plane[0] + lane / 8 * w.row_stride[0] + lane % 8 * 16;
+            from[0] = w.plane[0] + (row + lane / 8) * w.row_stride[0] + lane % 8 * 16;
 #pragma unroll
             for (int i = 1; i < planes; i++)
-                from[i] = w.plane[i] + lane % 8 * w.row_stride[i] + (lane & 8 ? second[i] : 0) +
-                          lane / 16 * 4;
+                from[i] = w.plane[i] + (row + lane % 8) * w.row_stride[i] +
+                          (lane & 8 ? second[i] : 0) + lane / 16 * 4;
         }
         __device__ __forceinline__ void move(const int64_t (&by)[planes])
         {

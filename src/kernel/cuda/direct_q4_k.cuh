@@ -32,14 +32,14 @@ struct lane_q4_k {
     struct rows {
         const uint8_t *from[5];
 
-        __device__ __forceinline__ void set(const gqmm_cuda_matrix &w, const int64_t (&second)[1],
-                                            int lane)
+        __device__ __forceinline__ void set(const gqmm_cuda_matrix &w, int64_t row,
+                                            const int64_t (&second)[1], int lane)
         {
+            const uint8_t *first = w.plane[0] + row * w.row_stride[0];
 #pragma unroll
             for (int i = 0; i < 5; i++) {
                 const int c = lane + 32 * i, r = c / 9;
-                from[i] =
-                    w.plane[0] + r % 8 * w.row_stride[0] + (r & 8 ? second[0] : 0) + c % 9 * 16;
+                from[i] = first + r % 8 * w.row_stride[0] + (r & 8 ? second[0] : 0) + c % 9 * 16;
             }
         }
         __device__ __forceinline__ void move(const int64_t (&by)[1])

@@ -77,6 +77,10 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
     int ring = (int)shared_address(shared) + plan.ring + warp * (STAY_STAGES * L::stage_bytes);
     keep(ring);
     const int last_stage = ring + (STAY_STAGES - 1) * L::stage_bytes;
+    direct_asker<L, int, true> weights(p, own_share, lane);
+#pragma unroll
+    for (int &to : weights.places.to)
+        keep(to);
 
     if (!p.ids_early)
         wait_for_previous();
@@ -90,10 +94,8 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
     if (at < end)
         tiles.set(both_columns[0], p, at / plan.row_tiles);
 
-    direct_asker<L, int, true> weights(at, end, lane);
-#pragma unroll
-    for (int &to : weights.places.to)
-        keep(to);
+    weights.at = at;
+    weights.end = end;
     const auto ask = [&](int stage) {
         if (weights.left <= 0)
             weights.go_on(p, own_share, plan.row_tiles, lane, tiles);

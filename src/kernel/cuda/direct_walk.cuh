@@ -25,27 +25,32 @@ template <class L, class I, bool ONE> struct direct_asker {
     int left, step;             // of this stretch, of this row tile
     I at, end;
 
-    __device__ __forceinline__ direct_asker(I at_, I end_, int lane)
-        : places(lane), left(0), at(at_), end(end_)
+    // It has no steps until `at` and `end` are set.
+    __device__ __forceinline__ direct_asker(const gqmm_cuda_product &p, const direct_share &w,
+                                            int lane)
+        : places(lane), to_step(w.share), left(0)
     {
+#pragma unroll
+        for (int i = 0; i < L::planes; i++) {
+            to_tile[i] = w.groups * w.per_tile * p.w.row_stride[i] -
+                         (ONE ? 0 : (w.own_steps - 1) * w.share * L::bytes(i));
+            keep(to_tile[i]);
+        }
     }
 
     __device__ __forceinline__ void point_at(const gqmm_cuda_product &p, const direct_share &w,
                                              int expert, int64_t row, int lane)
     {
         int64_t by[L::planes], second[L::planes]; // from the first eight rows to the last
-        to_step = w.share;
 #pragma unroll
         for (int i = 0; i < L::planes; i++) {
-            const int64_t stride = p.w.row_stride[i], there = expert * p.w.expert_stride[i];
+            by[i] = expert * p.w.expert_stride[i];
             second[i] = p.up.plane[0]
-                            ? p.up.plane[i] - p.w.plane[i] + expert * p.up.expert_stride[i] - there
-                            : 8 * stride;
-            by[i] = there + row * stride + w.mine * L::bytes(i);
-            to_tile[i] = w.groups * w.per_tile * stride -
-                         (ONE ? 0 : (w.own_steps - 1) * w.share * L::bytes(i));
+                            ? p.up.plane[i] - p.w.plane[i] + expert * p.up.expert_stride[i] - by[i]
+                            : 8 * p.w.row_stride[i];
+            by[i] += w.mine * L::bytes(i);
         }
-        rows.set(p.w, second, lane);
+        rows.set(p.w, row, second, lane);
         rows.move(by);
     }
 

@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
 #pragma unroll
     for (int i = 0; i < PLANES; i++)
         second[i] = 8 * p.w.row_stride[i];
-    rows.set(p.w, second, lane);
+    rows.set(p.w, 0, second, lane);
     typename L::places places(lane);
 #pragma unroll
     for (const uint8_t *&at : rows.from)
