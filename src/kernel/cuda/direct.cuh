@@ -79,12 +79,9 @@ __global__ void __launch_bounds__(DIRECT_THREADS)
     if (!p.ids_early)
         wait_for_previous();
     const direct_columns tiles(pairs, p, plan.tiles);
-    const int64_t all = (int64_t)tiles.count * plan.row_tiles;
-    // Whole turns of the warps, so that none waits for another's last tile.
-    const int64_t turns = (all + groups - 1) / groups;
-    int64_t at = turns * blockIdx.x / gridDim.x * groups;
-    const int64_t after = turns * (blockIdx.x + 1) / gridDim.x * groups;
-    const int64_t end = after < all ? after : all;
+    const direct_part<int64_t> part((int64_t)tiles.count * plan.row_tiles, groups);
+    const int64_t end = part.end;
+    int64_t at = part.at;
     if (threadIdx.x < 2)
         sizes[threadIdx.x] = 0;
     if (at < end)

@@ -85,12 +85,9 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
     if (!p.ids_early)
         wait_for_previous();
     const direct_columns tiles(pairs, p, plan.tiles);
-    // Whole turns of the warps, so that none waits for another's last tile.
-    const int all = tiles.count * plan.row_tiles, turns = (all + groups - 1) / groups;
-    const int each = turns / (int)gridDim.x, more = turns % (int)gridDim.x;
-    const int block = (int)blockIdx.x;
-    int at = (block * each + (block < more ? block : more)) * groups;
-    const int after = at + (each + (block < more)) * groups, end = after < all ? after : all;
+    const direct_part<int> part(tiles.count * plan.row_tiles, groups);
+    const int end = part.end;
+    int at = part.at;
     if (at < end)
         tiles.set(both_columns[0], p, at / plan.row_tiles);
 

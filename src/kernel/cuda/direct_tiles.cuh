@@ -77,6 +77,23 @@ struct direct_stretch {
     }
 };
 
+// The block's part of a launch's row tiles: whole turns of the warps, `groups` row tiles each, so
+// that none waits for another's last tile.
+template <class I> struct direct_part {
+    I at, end;
+
+    __device__ __forceinline__ direct_part(I all, int groups)
+    {
+        const I turns = (all + groups - 1) / groups;
+        const int blocks = (int)gridDim.x, block = (int)blockIdx.x;
+        const I each = turns / blocks;
+        const int more = (int)(turns % blocks);
+        at = (block * each + block * more / blocks) * groups;
+        const I after = ((block + 1) * each + (block + 1) * more / blocks) * groups;
+        end = after < all ? after : all;
+    }
+};
+
 // A launch's tiles of columns, found by the whole block.
 struct direct_columns {
     direct_pairs &pairs;
