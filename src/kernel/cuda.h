@@ -174,8 +174,6 @@ bool gqmm_cuda_dense_fits(const gqmm_cuda_dense *d);
 int32_t gqmm_cuda_dense_parts(const gqmm_cuda_dense *d);
 int gqmm_cuda_dense_product(const gqmm_cuda_dense *d, gqmm_stream s);
 
-enum { GQMM_CUDA_EIGHTS_TO = 8 };
-
 /* What the room has for one format family; entries a path lacks are NULL. */
 typedef struct gqmm_cuda_family {
     const char *family;
@@ -190,17 +188,18 @@ typedef struct gqmm_cuda_family {
     /* One token; few_fits says whether these sizes are served. */
     int (*few)(const gqmm_cuda_few *c, int path, gqmm_stream s);
     bool (*few_fits)(const gqmm_cuda_few *c);
-    /* Whether on sm_90 product() in tiles of eight columns beats wide() up to GQMM_CUDA_EIGHTS_TO
-     * columns of an expert on average. Of list only tile_columns and most_tiles are read. */
-    bool (*eights_fit)(const gqmm_cuda_product *p);
+    /* Whether on sm_90 product() in tiles of eight columns beats wide() where experts have `mean`
+     * columns each. Of list only tile_columns and most_tiles are read. */
+    bool (*eights_fit)(const gqmm_cuda_product *p, double mean);
 
-    /* The product in tiles of many columns with wgmma, bf16 activations only, sm_90; weights are
-     * rounded once to bf16. Needs p->list. wide_fits: bf16, a list, whole pieces of k, aligned
-     * rows. */
+    /* The product in tiles of many columns with wgmma, or of few with mma.sync where the format has
+     * a kernel for these, bf16 activations only, sm_90; weights are rounded once to bf16. Needs
+     * p->list. wide_fits: bf16, a list, whole pieces of k, aligned rows. */
     int (*wide)(const gqmm_cuda_product *p, gqmm_stream s);
     bool (*wide_fits)(const gqmm_cuda_product *p);
-    int (*wide_columns)(double mean); /* of a tile, for experts of `mean` columns */
-    int32_t wide_order;               /* what wide() wants x_order to be */
+    /* Of a tile, for experts of `mean` columns; by sizes and weights. */
+    int (*wide_columns)(const gqmm_cuda_product *p, double mean);
+    int32_t wide_order; /* what wide() wants x_order to be */
 
     /* The same with activations rounded to int8 in blocks of 128 along k. With `up` the outputs are
      * rounded again, and p->y8 is written, not y. */

@@ -29,15 +29,26 @@ struct wide_entry {
     const char *format;
     int (*wide)(const gqmm_cuda_product *, gqmm_stream);
     bool (*fits)(const gqmm_cuda_product *);
-    int code; // of the order of x
+    int code;                               // of the order of x
+    bool (*few)(const gqmm_cuda_product *); // whether the product is one of wide_few.cuh, or NULL
 };
 
 #define ENTRY(format, d) \
     { \
+        format, gqmm::wide<gqmm::d, false>, gqmm::wide_fits<gqmm::d>, \
+            gqmm::wide_product::order_code<gqmm::d>(), NULL \
+    }
+#define ENTRY_FEW(format, d) \
+    { \
         format, gqmm::wide<gqmm::d>, gqmm::wide_fits<gqmm::d>, \
-            gqmm::wide_product::order_code<gqmm::d>() \
+            gqmm::wide_product::order_code<gqmm::d>(), gqmm::few_product::fits<gqmm::d> \
     }
 static const wide_entry wide_entries[] = {
+    ENTRY_FEW("int4_g128", dec_int4),
+    ENTRY_FEW("int4_g64", dec_int4),
+    ENTRY_FEW("affine4_g64_bf16", dec_affine4),
+    ENTRY_FEW("affine4_g128_bf16", dec_affine4),
+    ENTRY_FEW("q4_k", dec_q4_k),
     ENTRY("affine4_g64_bf16", dec_affine4),
     ENTRY("q4_k", dec_q4_k),
     ENTRY("affine4_g32_f32", dec_affine4),
@@ -248,9 +259,12 @@ static list sort_pairs(const std::vector<int32_t> &rhs, int64_t m, int64_t n_exp
         of[rhs[p] < 0 ? n_experts : rhs[p]].push_back((int32_t)p);
     for (int64_t e = 0; e <= n_experts; e++) {
         const int64_t begin = (int64_t)l.order.size() * m, count = (int64_t)of[e].size() * m;
-        for (int64_t c = 0; c < count; c += columns)
-            l.tiles.push_back({e == n_experts ? -1 : (int32_t)e, (int32_t)(begin + c),
-                               (int32_t)std::min<int64_t>(columns, count - c), 0});
+        const int64_t n = (count + columns - 1) / columns; // tiles of as many columns, or one more
+        for (int64_t t = 0, c = 0, size; t < n; t++, c += size) {
+            size = count / n + (t < count % n);
+            l.tiles.push_back(
+                {e == n_experts ? -1 : (int32_t)e, (int32_t)(begin + c), (int32_t)size, 0});
+        }
         l.order.insert(l.order.end(), of[e].begin(), of[e].end());
     }
     std::stable_sort(l.tiles.begin(), l.tiles.end(),
@@ -330,7 +344,7 @@ static double run_job(const job &j, double *rel)
     p.x_order = j.ordered_x ? j.entry->code : 0;
     p.y_order = j.ordered_y ? 2 + 16 * j.large_y : 0;
     CUDA(cudaMalloc(&p.x_ordered, j.n_x * j.m * j.k * 2));
-    if (!j.entry->fits(&p)) {
+    if (!j.entry->fits(&p) || (j.entry->few && !j.entry->few(&p))) {
         printf("  does not fit\n");
         *rel = 0;
         return 2;
@@ -436,17 +450,19 @@ static int check_all()
     int failed = 0, n = 0;
     for (int e = 0; e < n_wide_entries; e++)
         for (int width : widths)
-            for (int round = 0; round < 2; round++) {
+            for (int round = 0; round < 2 + 4 * (wide_entries[e].few != NULL); round++) {
                 const wide_entry *entry = &wide_entries[e];
+                if (entry->few && width > gqmm::few_product::N)
+                    break;
                 const gqmm_format_info *f = gqmm_format_by_name(entry->format);
                 // Rows that do not start where the decoder wants them are not for wide().
                 const std::string family = f->family;
-                const int unit = family == "q4_0" || family == "nvfp4" ? 256
-                                 : family == "q8_0"                    ? 128
+                const int unit = entry->few || family == "q4_0" || family == "nvfp4" ? 256
+                                 : family == "q8_0"                                  ? 128
                                                     : std::max(32, f->pub.block_elems);
                 job j = {};
                 j.entry = entry;
-                j.columns = round ? width : width - width / 8;
+                j.columns = round & 1 ? width : width - width / 8;
                 j.n_experts = 3;
                 j.ordered_y = random_bits() % 3 == 0;
                 j.n = 1 + random_bits() % 290;
@@ -462,6 +478,21 @@ static int check_all()
                 j.ordered_x = random_bits() % 2;
                 j.n_x = 1 + random_bits() % 9;
                 j.y_type = random_bits() % 3;
+                if (entry->few && !j.two) {
+                    j.ordered_y = false;
+                } else if (entry->few && family != "q4_k") { // for rows of any order
+                    j.ordered_y = true;
+                    j.n = 32 * (1 + random_bits() % 9);
+                }
+                if (entry->few && round < 5) // more steps than stages
+                    j.k = 256 * (1 + random_bits() % 7);
+                if (entry->few && round == 5 &&
+                    width == gqmm::few_product::N) { // several tiles for each block
+                    j.n_experts = 60;
+                    j.n = 1280 + (j.ordered_y ? 0 : random_bits() % 60);
+                    j.m = 1;
+                    j.n_pairs = 600;
+                }
                 j.large_y = j.y_type != GQMM_F16 && random_bits() % 2;
                 j.x_gap = j.ordered_x ? 8 * (random_bits() % 3) : random_bits() % 20;
                 j.y_gap = random_bits() % 2 ? 0 : random_bits() % 9;
@@ -496,7 +527,7 @@ static void bench(const wide_entry *entry)
     for (int i = 0; i < gate.f->pub.n_planes; i++)
         bytes += (double)(gate.plane[i].size() * 2 + down.plane[i].size());
 
-    for (int64_t T : {64, 512, 4096}) {
+    for (int64_t T : {64, 256, 512, 768, 4096}) {
         std::vector<uint16_t> x(T * D);
         for (uint16_t &v : x)
             v = gqmm_f32_to_bf16(random_float());
@@ -521,8 +552,10 @@ static void bench(const wide_entry *entry)
         std::vector<int> widths;
         if (T == 64)
             widths = {8, 16};
-        else if (T == 512)
-            widths = {16, 24, 32};
+        else if (entry->few && T > 768)
+            continue;
+        else if (T <= 768)
+            widths = {T == 256 ? 16 : 24, 32};
         else
             widths = {128, 152};
         for (int width : widths) {
@@ -547,7 +580,7 @@ static void bench(const wide_entry *entry)
             b.k = F, b.n = D;
             b.x = a.y, b.x_row = b.x_mat = F, b.x_order = entry->code;
             b.y = to_device(y), b.y_row = b.y_pair = D, b.y_order = 0;
-            b.n_x = T * S, b.slots = 1;
+            b.n_x = T * S, b.slots = 1, b.ids_early = 1;
             const auto first = [&](cudaStream_t s, int) { CUDA(entry->wide(&a, s)); };
             const auto second = [&](cudaStream_t s, int) { CUDA(entry->wide(&b, s)); };
             const auto both = [&](cudaStream_t s, int i) {
@@ -557,12 +590,13 @@ static void bench(const wide_entry *entry)
             const span all = time_of(8, 20, both), one = time_of(8, 20, first),
                        two = time_of(8, 20, second);
             const double held = T == 4096 ? time_of(8, 200, both).median : 0;
-            printf("%-18s T %4ld columns %3d tiles %4d: both %7.1f us (spread %.1f), gate/up %7.1f "
-                   "(%.1f), down %7.1f (%.1f), held %.1f; floor %.1f; %.0f TFLOP/s, %.2f TB/s\n",
-                   entry->format, (long)T, width, (int)l.tiles.size(), all.median,
-                   all.most - all.least, one.median, one.most - one.least, two.median,
-                   two.most - two.least, held, floor, flop / all.median / 1e6,
-                   read / all.median / 1e6);
+            printf(
+                "%-18s%s T %4ld columns %3d tiles %4d: both %7.1f us (spread %.1f), gate/up %7.1f "
+                "(%.1f), down %7.1f (%.1f), held %.1f; floor %.1f; %.0f TFLOP/s, %.2f TB/s\n",
+                entry->format, entry->few ? " few" : "", (long)T, width, (int)l.tiles.size(),
+                all.median, all.most - all.least, one.median, one.most - one.least, two.median,
+                two.most - two.least, held, floor, flop / all.median / 1e6,
+                read / all.median / 1e6);
             fflush(stdout);
             CUDA(cudaFree((void *)a.x));
             CUDA(cudaFree(a.y));

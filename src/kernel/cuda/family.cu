@@ -28,6 +28,17 @@
 
 typedef DECODER(GQMM_FAMILY) decoder;
 
+// Tiles of eight beat wider ones up to some mean.
+static bool eights_fit(const gqmm_cuda_product *p, double mean)
+{
+    double most = 8;
+#if GQMM_WIDE
+    if (gqmm::few_columns_suit<decoder>(p))
+        most = gqmm::few_product::LEAST_MEAN;
+#endif
+    return mean <= most && gqmm::eights_fit<decoder>(p);
+}
+
 extern "C" const gqmm_cuda_family OBJECT(GQMM_FAMILY) = {
     TEXT(GQMM_FAMILY),
     gqmm::first_product<decoder>,
@@ -37,11 +48,11 @@ extern "C" const gqmm_cuda_family OBJECT(GQMM_FAMILY) = {
     gqmm::best_sum_fits<decoder>,
     gqmm::few<decoder>,
     gqmm::few_fits<decoder>,
-    gqmm::eights_fit<decoder>,
+    eights_fit,
 #if GQMM_WIDE
     gqmm::wide<decoder>,
     gqmm::wide_fits<decoder>,
-    gqmm::wide_columns,
+    gqmm::wide_columns<decoder>,
     gqmm::wide_product::order_code<decoder>(),
 #endif
 #if GQMM_WIDE > 1

@@ -20,6 +20,7 @@
 
 #include "kernel/cuda/epilogue.cuh"
 #include "kernel/cuda/wgmma.cuh"
+#include "kernel/cuda/wide_few.cuh"
 #include "kernel/cuda/wide_load.cuh"
 #include "kernel/cuda/wide_order.cuh"
 #include "kernel/cuda/wide_plan.cuh"
@@ -359,13 +360,8 @@ template <class D> bool wide_fits(const gqmm_cuda_product *p)
     return wide_product::fits<D>(p);
 }
 
-// list.tile_columns that suits experts of `mean` columns each.
-inline int wide_columns(double mean)
-{
-    return wide_product::width_for(mean);
-}
-
-template <class D> int wide(const gqmm_cuda_product *p, gqmm_stream s)
+template <class D, bool FEW = has_few_columns<D>>
+int wide(const gqmm_cuda_product *p, gqmm_stream s)
 {
     const void *x = p->x;
     int64_t x_row = p->x_row, x_mat = p->x_mat;
@@ -378,6 +374,12 @@ template <class D> int wide(const gqmm_cuda_product *p, gqmm_stream s)
         x = p->x_ordered;
         x_row = p->k;
         x_mat = p->m * p->k;
+    }
+    if constexpr (FEW) {
+        bool done;
+        const int error = few_product::launch_product<D>(p, x, x_row, x_mat, s, &done);
+        if (done)
+            return error;
     }
     switch (wide_product::tile_width(p->list.tile_columns)) {
 #define GQMM_WIDTH(n) \

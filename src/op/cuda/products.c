@@ -21,7 +21,7 @@ static int32_t tile_columns(const gqmm_cuda_call *c, double mean)
     if (c->int8)
         return c->family->int8_columns(mean);
     if (c->wide)
-        return c->family->wide_columns(mean);
+        return c->family->wide_columns(&c->p, mean);
     return c->p.x_type != GQMM_BF16 ? 16 : mean > 4 && !c->eights ? 32 : 8;
 }
 
@@ -32,13 +32,13 @@ static bool is_of_eights(const gqmm_context *ctx, const gqmm_cuda_call *c, doubl
 {
     gqmm_cuda_product p = c->p;
     if (!c->transpose || c->many || !c->by_id || p.m != 1 || p.n_pairs <= MOST_UNSORTED ||
-        mean > GQMM_CUDA_EIGHTS_TO || gqmm_cuda_of(ctx)->path != GQMM_CUDA_SM90)
+        gqmm_cuda_of(ctx)->path != GQMM_CUDA_SM90)
         return false;
     p.rhs = (const int32_t *)(void *)somewhere;
     p.list.tiles = (gqmm_cuda_tile *)(void *)somewhere;
     p.list.tile_columns = 8;
     p.list.most_tiles = gqmm_cuda_most_tiles(p.n_pairs, 1, p.w.n_experts, 8);
-    return c->family->eights_fit(&p);
+    return c->family->eights_fit(&p, mean);
 }
 
 /* Likewise. */
@@ -52,7 +52,7 @@ static bool is_wide(const gqmm_context *ctx, const gqmm_cuda_call *c, int64_t ex
     p.x_order = 0;
     p.x_ordered = somewhere;
     p.list.tiles = (gqmm_cuda_tile *)(void *)somewhere;
-    p.list.tile_columns = c->family->wide_columns(mean);
+    p.list.tile_columns = c->family->wide_columns(&p, mean);
     return c->family->wide_fits(&p);
 }
 

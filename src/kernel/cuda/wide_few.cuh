@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: MIT
+// The wide product for experts of few columns: the tensor memory accelerator brings codes and
+// columns as they lie, and consumers multiply by mma.sync, which with few columns costs less than
+// wgmma with a left operand in registers.
+#ifndef GQMM_KERNEL_CUDA_WIDE_FEW_CUH
+#define GQMM_KERNEL_CUDA_WIDE_FEW_CUH
+
+#include "kernel/cuda/tensor_map.cuh"
+#include "kernel/cuda/wide_few_load.cuh"
+#include "kernel/cuda/wide_few_rows.cuh"
+#include "kernel/cuda/wide_plan.cuh"
+#include "kernel/cuda/wide_store.cuh"
+
+namespace gqmm
+{
+namespace few_product
+{
+
+// Sums of a warp's rows over k, of 8 PARTS columns.
+template <int PARTS, class D, bool TWO>
+__device__ __forceinline__ void main_loop(float (&acc)[2][N / 2], const few_args &a,
+                                          const memory<D> &mem, const lane_rows<D, TWO> &c,
+                                          ring &at)
+{
+    const int steps = (int)(a.p.k / STEP);
+#pragma unroll 1
+    for (int step = 0; step < steps; step++) {
+        barrier_wait(mem.full(0, at.stage), at.parity);
+        c.template do_step<PARTS>(acc, mem, at.stage);
+        barrier_arrive(mem.empty(0, at.stage));
+        at.next(STAGES);
+    }
+}
+
+// Of one matrix, eight neighbours of a column a lane: see row_of().
+__device__ __forceinline__ void store_eights(const float (&acc)[2][N / 2], const few_args &a,
+                                             const int64_t *y_at, int row_block, int warp, int lane,
+                                             int count)
+{
+    const int64_t first = (int64_t)row_block * ROWS + 32 * warp + 8 * (lane & 3);
+    const int here = first < a.p.n ? count : 0;
+#pragma unroll
+    for (int j = 0; j < N / 8; j++)
+        if (8 * j < count) {
+            uint32_t u[4];
+#pragma unroll
+            for (int part = 0; part < 4; part++) {
+                const float *s = acc[part >> 1] + 4 * j + 2 * (part & 1);
+                u[part] = wide_product::turn(make_float2(s[0] * a.factor, s[1] * a.factor));
+            }
+            const int column = 8 * j + (lane >> 2);
+            if (column < here)
+                *(uint4 *)((uint8_t *)a.p.y + (y_at[column] + first) * 2) =
+                    make_uint4(__byte_perm(u[0], u[1], 0x5410), __byte_perm(u[2], u[3], 0x5410),
+                               __byte_perm(u[0], u[1], 0x7632), __byte_perm(u[2], u[3], 0x7632));
+        }
+}
+
+// The same number by number, for any y. Sums move down in their registers, so that this is short.
+__device__ __forceinline__ void store_numbers(float (&acc)[2][N / 2], const few_args &a,
+                                              const int64_t *y_at, int row_block, int warp,
+                                              int lane, int count)
+{
+    const int64_t first = (int64_t)row_block * ROWS;
+#pragma unroll 1
+    for (int column = 2 * (lane & 3), end = count + column; column < end; column += 8) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            const int m = i >> 2, half = i >> 1 & 1, odd = i & 1;
+            const int64_t output = first + row_of(false, 0, warp, lane >> 2, m, half);
+            if (column + odd < count && output < a.p.n)
+                store_number(a.p.y, y_at[column + odd] + output, a.p.y_type,
+                             acc[m][2 * half + odd] * a.factor);
+        }
+#pragma unroll
+        for (int i = 0; i < N / 2 - 4; i++) {
+            acc[0][i] = acc[0][i + 4];
+            acc[1][i] = acc[1][i + 4];
+        }
+    }
+}
+
+template <class D, bool TWO>
+__device__ __forceinline__ void consume(const few_args &a, const memory<D> &mem)
+{
+    int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
+    asm volatile("" : "+r"(lane), "+r"(warp)); // not to be made again in the loop
+    const lane_rows<D, TWO> c(a, warp, lane);
+    const int tiles = *a.p.list.n_tiles;
+    ring at = {0, 0}, infos = {0, 0};
+    float acc[2][N / 2];
+    for (item_walk item(a); item.tile < tiles; item.next(a)) {
+        barrier_wait(mem.full(1, infos.stage), infos.parity);
+        const tile_info info = mem.info(infos.stage);
+#pragma unroll
+        for (int i = 0; i < N / 2; i++)
+            acc[0][i] = acc[1][i] = 0.0f;
+        if (info.expert >= 0) {
+            if (info.count <= 8)
+                main_loop<1>(acc, a, mem, c, at);
+            else if (info.count <= 16)
+                main_loop<2>(acc, a, mem, c, at);
+            else if (info.count <= 24)
+                main_loop<3>(acc, a, mem, c, at);
+            else
+                main_loop<4>(acc, a, mem, c, at);
+        }
+        const int64_t *y_at = mem.y_at(infos.stage);
+        if (TWO)
+            wide_product::store_as<shape, true>(
+                acc, a, y_at, item.row_block, warp, lane, info.count,
+                {-1.44269504f * a.factor, 1.0f / (a.factor * a.factor * a.y_factor)});
+        else if (a.whole_y)
+            store_eights(acc, a, y_at, item.row_block, warp, lane, info.count);
+        else
+            store_numbers(acc, a, y_at, item.row_block, warp, lane, info.count);
+        barrier_arrive(mem.empty(1, infos.stage));
+        infos.next(INFOS);
+    }
+}
+
+template <class D, bool TWO>
+__global__ void __launch_bounds__(THREADS, BLOCKS) kernel(const __grid_constant__ few_args a)
+{
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) // elsewhere nobody launches it
+    extern __shared__ __align__(1024) uint8_t shared[];
+    const memory<D> mem(shared);
+    if (threadIdx.x == 0) {
+        if (mem.at & 1023)
+            __trap();
+        for (int i = 0; i < MOST_STAGES; i++) {
+            barrier_init(mem.full(0, i), WEIGHT_LOADERS + 2); // and the accelerator's bytes
+            barrier_init(mem.full(1, i), COLUMN_LOADERS);
+            for (int which = 0; which < 2; which++)
+                barrier_init(mem.empty(which, i), CONSUMERS);
+        }
+        fence_for_wgmma();
+    }
+    __syncthreads();
+    const int id = (int)threadIdx.x - CONSUMERS - COLUMN_LOADERS; // of a weight loader
+    if (!(id >= 0 && a.p.ids_early)) { // else weights may be asked for already
+        wait_for_previous();
+        let_next_start();
+    }
+    if (threadIdx.x >= CONSUMERS) {
+        registers_down<LOADER_REGISTERS>();
+        if (id < 0)
+            load_columns(a, mem, (int)threadIdx.x - CONSUMERS);
+        else if (id < WEIGHT_LOADERS)
+            load_weights<D, TWO>(a, mem, id);
+    } else {
+        registers_up<CONSUMER_REGISTERS>();
+        consume<D, TWO>(a, mem);
+    }
+#endif
+}
+
+// ---------------------------------------------------------------- host
+
+// Mean columns of an expert up to which tiles of eight of direct.cuh, and from which wider ones of
+// wide.cuh, are faster.
+constexpr double LEAST_MEAN = 6;
+template <class D> constexpr double MOST_MEAN = D::planes > 1 ? 32 : 24;
+
+// Of a tile: most experts have one, and few of them all columns.
+inline int columns_for(double mean)
+{
+    return mean <= 16 ? 24 : N;
+}
+
+// What a tensor map takes: rows at multiples of 16 bytes, going up; bf16 scales of a step together.
+template <class D> bool matrix_fits(const gqmm_cuda_matrix &w)
+{
+    const int64_t far = (int64_t)1 << 40;
+    const int scale_bytes = STEP / w.group * 2;
+    bool ok = (D::planes == 1 || w.group == LEAST_GROUP || w.group == 2 * LEAST_GROUP) &&
+              wide_product::multiples(w, 0, 16) && !w.global &&
+              (D::planes < 3 || w.scale_type == GQMM_BF16) && w.row_stride[0] > 0 &&
+              w.row_stride[0] < far &&
+              (w.n_experts == 1 || (w.expert_stride[0] > 0 && w.expert_stride[0] < far));
+    for (int plane = 1; plane < D::planes; plane++)
+        ok = ok && wide_product::multiples(w, plane, scale_bytes) &&
+             wide_product::is_short(w, plane);
+    return ok;
+}
+
+// By sizes and weights, beside what wide_fits() asks.
+template <class D> bool suits(const gqmm_cuda_product *p)
+{
+    return p->k % STEP == 0 && p->n < INT32_MAX && matrix_fits<D>(p->w) &&
+           (!p->up.plane[0] || matrix_fits<D>(p->up));
+}
+
+// And by what is asked of the sums: see row_step().
+template <class D> bool fits(const gqmm_cuda_product *p)
+{
+    return suits<D>(p) && p->list.tile_columns <= N &&
+           (!p->up.plane[0] ? p->y_order == 0 : D::planes == 1 || (p->y_order & 15) == 1 + NIBBLE);
+}
+
+template <class D>
+bool describe(CUtensorMap *map, const gqmm_cuda_matrix &w, int64_t n, int64_t k, int height)
+{
+    static const auto encode = find_tensor_encoder();
+    const int64_t far = w.n_experts > 1 ? w.expert_stride[0] : w.row_stride[0] * n;
+    const cuuint64_t size[] = {(cuuint64_t)k / STEP * ROW_BYTES<D>, (cuuint64_t)n,
+                               (cuuint64_t)w.n_experts};
+    const cuuint64_t stride[] = {(cuuint64_t)w.row_stride[0], (cuuint64_t)far};
+    const cuuint32_t box[] = {ROW_BYTES<D>, (cuuint32_t)height, 1}, step[] = {1, 1, 1};
+    return encode && encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 3, (void *)w.plane[0], size, stride,
+                            box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                            swizzled<D> ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+                            CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                            CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+// *done: launched. Else these sizes, or this driver, are for other kernels.
+template <class D>
+int launch_product(const gqmm_cuda_product *p, const void *x, int64_t x_row, int64_t x_mat,
+                   gqmm_stream s, bool *done)
+{
+    using namespace wide_product;
+    static_assert(memory<D>::BYTES <= (SHARED_OF_PROCESSOR + RESERVED) / BLOCKS - RESERVED,
+                  "shared memory of a block");
+    const int outputs = p->up.plane[0] ? ROWS / 2 : ROWS;
+    few_args a = {};
+    if (!(*done = fits<D>(p)))
+        return 0;
+    a.p = *p;
+    a.x = (const uint8_t *)x;
+    a.x_row = x_row / 8;
+    a.x_mat = x_mat / 8;
+    a.row_blocks = (int)((p->n + outputs - 1) / outputs);
+    a.whole_y = p->y_type == GQMM_BF16 && (uintptr_t)p->y % 16 == 0 && p->y_row % 8 == 0 &&
+                p->y_pair % 8 == 0 && p->n % 8 == 0;
+    a.factor = x == p->x_ordered ? LOW_FACTOR : 1.0f;
+    a.y_factor = p->y_order & 16 ? LOW_FACTOR : 1.0f;
+    a.row_scale_bytes = STEP / p->w.group * 2;
+    *done = describe<D>(&a.maps[0], p->w, p->n, p->k, outputs) &&
+            (!p->up.plane[0] || describe<D>(&a.maps[1], p->up, p->n, p->k, outputs));
+    if (!*done)
+        return 0;
+    const int64_t items = (int64_t)p->list.most_tiles * a.row_blocks;
+    const int64_t blocks = (int64_t)multiprocessors() * BLOCKS;
+    return launch(p->up.plane[0] ? kernel<D, true> : kernel<D, false>,
+                  dim3((unsigned)(items < blocks ? items : blocks)), dim3(THREADS),
+                  memory<D>::BYTES, s, GQMM_CUDA_SM90, a);
+}
+
+} // namespace few_product
+
+// Formats whose codes are nibbles of a plane, in the order and with the bits that wide_few.cuh
+// takes.
+template <class D> constexpr bool has_few_columns = false;
+template <> constexpr bool has_few_columns<dec_int4> = true;
+template <> constexpr bool has_few_columns<dec_affine4> = true;
+template <> constexpr bool has_few_columns<dec_q4_k> = true;
+
+// Whether tiles of few columns are those of wide_few.cuh; by sizes and weights.
+template <class D> bool few_columns_suit(const gqmm_cuda_product *p)
+{
+    if constexpr (has_few_columns<D>)
+        return few_product::suits<D>(p);
+    return false;
+}
+
+// list.tile_columns that suits experts of `mean` columns each.
+template <class D> int wide_columns(const gqmm_cuda_product *p, double mean)
+{
+    return mean <= few_product::MOST_MEAN<D> && few_columns_suit<D>(p)
+               ? few_product::columns_for(mean)
+               : wide_product::width_for(mean);
+}
+
+} // namespace gqmm
+
+#endif

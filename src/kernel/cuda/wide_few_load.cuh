@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: MIT
+// The shapes and the shared memory of the product in tiles of few columns, and the warps that
+// bring columns and weights.
+#ifndef GQMM_KERNEL_CUDA_WIDE_FEW_LOAD_CUH
+#define GQMM_KERNEL_CUDA_WIDE_FEW_LOAD_CUH
+
+#include "kernel/cuda/dense_mma.cuh"
+#include "kernel/cuda/wide_load.cuh"
+
+namespace gqmm
+{
+namespace few_product
+{
+
+using wide_product::item_walk;
+using wide_product::ring;
+using wide_product::tile_info;
+
+constexpr int BLOCK = 128, STEP = 2 * BLOCK; // along k
+constexpr int ROWS = 256, N = 32;            // of weights and of columns
+constexpr int BLOCKS = 2;                    // on a multiprocessor
+constexpr int CONSUMERS = 256, WEIGHT_LOADERS = 64, COLUMN_LOADERS = 32; // threads
+constexpr int THREADS = CONSUMERS + 128; // loaders and a warp for their group to be whole
+// A block has what its threads have at the launch; consumers that ask for more wait for ever.
+constexpr int LOADER_REGISTERS = 32, CONSUMER_REGISTERS = 104;
+static_assert(65536 / BLOCKS / THREADS / 8 * 8 * THREADS >=
+                  CONSUMERS * CONSUMER_REGISTERS + (THREADS - CONSUMERS) * LOADER_REGISTERS,
+              "registers of a block");
+constexpr int STAGES = 2, INFOS = 4, MOST_STAGES = 4;
+constexpr int LEAST_GROUP = 64; // of weights that share a scale; or twice as many
+
+using shape = wide_product::shape<N>; // how rows and sums lie in a warp
+static_assert(shape::MT == 2 && shape::ROWS == ROWS, "two parts of 16 rows a warp");
+
+// Columns are so far apart that the 16 bytes of eight lanes, two columns of four, lie in banks of
+// their own: see column_at().
+constexpr int COLUMN_PITCH = STEP * 2 + 32;
+constexpr int COLUMN_BYTES = N * COLUMN_PITCH;
+
+// Of a plane, the scales of a step of a row, up to four. 16 bytes behind 16 rows keep those of
+// row_of() that are read at once in banks of their own.
+GQMM_HD constexpr int scale_at(int row)
+{
+    return row * 8 + (row >> 4) * 16;
+}
+constexpr int PLANE_SCALES = ROWS * 8 + ROWS / 16 * 16;
+static_assert(STEP / LEAST_GROUP * 2 <= 8, "scales of a step");
+
+// Plane 0 of a step: codes alone, swizzled, or a block of all that there is, as it lies.
+template <class D> constexpr bool swizzled = D::planes > 1;
+template <class D> constexpr int ROW_BYTES = wide_product::code_bytes<D>();
+template <class D> constexpr int WEIGHT_BYTES = ROWS *ROW_BYTES<D>;
+template <class D> constexpr int SCALE_BYTES = (D::planes - 1) * PLANE_SCALES;
+
+struct few_args : wide_product::wide_args {
+    CUtensorMap maps[2]; // plane 0 of w and of up
+    int row_scale_bytes; // of a step, in a plane of scales
+};
+
+template <class D> struct memory {
+    static constexpr int COLUMNS_AT = STAGES * WEIGHT_BYTES<D>;
+    static constexpr int Y_AT = COLUMNS_AT + STAGES * COLUMN_BYTES; // [INFOS][N] elements of y
+    static constexpr int BARRIERS_AT = Y_AT + INFOS * N * 8; // [2 rings][full, empty][MOST_STAGES]
+    static constexpr int INFOS_AT = BARRIERS_AT + 4 * MOST_STAGES * 8;
+    static constexpr int SCALES_AT = INFOS_AT + INFOS * (int)sizeof(tile_info);
+    static constexpr int BYTES = SCALES_AT + STAGES * SCALE_BYTES<D>;
+
+    uint32_t at; // of its beginning
+    uint8_t *shared;
+
+    __device__ __forceinline__ explicit memory(uint8_t *p) : at(shared_address(p)), shared(p)
+    {
+    }
+
+    __device__ __forceinline__ uint32_t weights(int stage) const
+    {
+        return at + stage * WEIGHT_BYTES<D>;
+    }
+
+    __device__ __forceinline__ uint32_t columns(int stage) const
+    {
+        return at + COLUMNS_AT + stage * COLUMN_BYTES;
+    }
+
+    __device__ __forceinline__ uint32_t scales(int stage) const
+    {
+        return at + SCALES_AT + stage * SCALE_BYTES<D>;
+    }
+
+    __device__ __forceinline__ int64_t *y_at(int slot) const
+    {
+        return (int64_t *)(shared + Y_AT) + slot * N;
+    }
+
+    __device__ __forceinline__ tile_info &info(int slot) const
+    {
+        return ((tile_info *)(shared + INFOS_AT))[slot];
+    }
+
+    // Rings: 0 weights with columns, 1 infos.
+    __device__ __forceinline__ uint32_t full(int which, int stage) const
+    {
+        return at + BARRIERS_AT + (which * 2 * MOST_STAGES + stage) * 8;
+    }
+
+    __device__ __forceinline__ uint32_t empty(int which, int stage) const
+    {
+        return at + BARRIERS_AT + ((which * 2 + 1) * MOST_STAGES + stage) * 8;
+    }
+};
+
+// Where in a stage the row of weights lies that is row g (half 0) or g + 8 of part m of a warp. The
+// rows of g = 2 t and 2 t + 1, which eight lanes read at once, are in different halves of the
+// banks: in a mixture by the order of h, see output_of(). Of one matrix a lane of the sums ends
+// with words 0 and 1 of the four parts of two quads of outputs, neighbours all.
+GQMM_HD inline int row_of(bool two, int y_order, int warp, int g, int m, int half)
+{
+    if (two)
+        return wide_product::output_of<shape>((warp * 2 + m) * 16 + g, true, y_order) +
+               half * (ROWS / 2);
+    return 32 * warp + 8 * (g >> 1) + 4 * (g & 1) + 2 * m + half;
+}
+
+// How far rows of other parts and halves are from row g of part 0, in the order that nibbles want
+// h in.
+GQMM_HD constexpr int row_step(bool two, int m, int half)
+{
+    return two ? 8 * m + half * (ROWS / 2) : 2 * m + half;
+}
+
+// Where lane t finds the pairs of codes that it takes in a turn in column g of a stage, in its
+// first block; turns 2 and 3 are 32 bytes behind 0 and 1.
+GQMM_HD constexpr int column_at(int g, int t, int turn)
+{
+    return g * COLUMN_PITCH + 64 * t + 16 * (turn ^ t >> 1);
+}
+
+// The same where a lane has two pieces of a step, of turns at them and at pairs 0 and 1.
+GQMM_HD constexpr int block_column_at(int g, int t, int piece, int turn)
+{
+    return g * COLUMN_PITCH + 128 * t + 64 * (piece ^ t >> 1) + 16 * (turn ^ (t & 1));
+}
+
+template <int BYTES> __device__ __forceinline__ void copy_few_to(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(BYTES)
+                 : "memory");
+}
+
+// Multiples of 16 bytes that count at the barrier.
+__device__ __forceinline__ void copy_row(uint32_t to, const void *from, uint32_t bytes,
+                                         uint32_t barrier)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier)
+                 : "memory");
+}
+
+__device__ __forceinline__ void copy_codes(uint32_t to, const CUtensorMap *map, int byte, int row,
+                                           int expert, uint32_t barrier)
+{
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
+                 "l"(map), "r"(barrier), "r"(byte), "r"(row), "r"(expert)
+                 : "memory");
+}
+
+// Scales of a step, each loader those of every 64th row: `bytes` of a row, 4 or 8.
+template <class D, bool TWO>
+__device__ __forceinline__ void load_scales(uint32_t to, const few_args &a, int expert,
+                                            int row_block, int step, int id)
+{
+    constexpr int outputs = TWO ? ROWS / 2 : ROWS;
+    const int bytes = a.row_scale_bytes;
+    const int end = (int)a.p.n - 1, first = row_block * outputs + id;
+#pragma unroll
+    for (int plane = 1; plane < D::planes; plane++) {
+#pragma unroll 1
+        for (int h = 0; h < 1 + TWO; h++) {
+            const gqmm_cuda_matrix &w = h ? a.p.up : a.p.w;
+            const uint8_t *from =
+                w.plane[plane] + expert * w.expert_stride[plane] + (int64_t)step * bytes;
+            const int stride = (int)w.row_stride[plane];
+            const uint32_t place = to + (plane - 1) * PLANE_SCALES + scale_at(h * (ROWS / 2) + id);
+#pragma unroll 2
+            for (int i = 0; i < outputs; i += WEIGHT_LOADERS) {
+                const int row = first + i < end ? first + i : end;
+                if (bytes == 4)
+                    copy_few_to<4>(place + scale_at(i), from + (int64_t)row * stride);
+                else
+                    copy_few_to<8>(place + scale_at(i), from + (int64_t)row * stride);
+            }
+        }
+    }
+}
+
+// Where the lane's column of a tile lies in x; y's place is told to the consumers.
+template <class D>
+__device__ __forceinline__ const uint8_t *tell_tile(const few_args &a, const memory<D> &mem,
+                                                    const ring &slot, const gqmm_cuda_tile &tile,
+                                                    int lane)
+{
+    const int m = (int)a.p.m;
+    const uint8_t *from = a.x;
+    barrier_wait_lazily(mem.empty(1, slot.stage), slot.parity);
+    if (lane < tile.count) {
+        const int at = tile.begin + lane, pair = a.p.list.order[m == 1 ? at : at / m];
+        const int row = m == 1 ? 0 : at % m;
+        int matrix = pair / a.p.slots;
+        if (a.p.lhs && tile.expert >= 0) // the sort has put pairs with a bad row aside
+            matrix = a.p.lhs[pair * a.p.lhs_stride];
+        from += (uint64_t)(uint32_t)(matrix * a.x_mat + row * a.x_row) * 16;
+        mem.y_at(slot.stage)[lane] = pair * a.p.y_pair + row * a.p.y_row;
+    }
+    if (lane == 0)
+        mem.info(slot.stage) = tile_info{tile.expert, tile.count};
+    barrier_arrive(mem.full(1, slot.stage)); // each for what it wrote itself
+    return from;
+}
+
+// One warp, a column each; the accelerator brings them.
+template <class D>
+__device__ __forceinline__ void load_columns(const few_args &a, const memory<D> &mem, int lane)
+{
+    const int tiles = *a.p.list.n_tiles, steps = (int)(a.p.k / STEP);
+    ring to = {0, 1}, infos = {0, 1};
+    for (item_walk item(a); item.tile < tiles; item.next(a)) {
+        const gqmm_cuda_tile tile = a.p.list.tiles[item.tile];
+        const uint8_t *from = tell_tile(a, mem, infos, tile, lane);
+        infos.next(INFOS);
+        for (int step = 0; step < steps && tile.expert >= 0; step++) {
+            const uint32_t full = mem.full(0, to.stage);
+            barrier_wait_lazily(mem.empty(0, to.stage), to.parity);
+            if (lane == 0)
+                barrier_expect(full, tile.count * (STEP * 2));
+            __syncwarp(); // no bytes count before they are expected
+            if (lane < tile.count)
+                copy_row(mem.columns(to.stage) + lane * COLUMN_PITCH, from + step * (STEP * 2),
+                         STEP * 2, full);
+            to.next(STAGES);
+        }
+    }
+}
+
+// Two warps: the accelerator brings codes, each thread scales.
+template <class D, bool TWO>
+__device__ __forceinline__ void load_weights(const few_args &a, const memory<D> &mem, int id)
+{
+    const int tiles = *a.p.list.n_tiles, steps = (int)(a.p.k / STEP);
+    constexpr int outputs = TWO ? ROWS / 2 : ROWS;
+    ring to = {0, 1};
+    for (item_walk item(a); item.tile < tiles; item.next(a)) {
+        const int expert = a.p.list.tiles[item.tile].expert, first = item.row_block * outputs;
+        for (int step = 0; step < steps && expert >= 0; step++) {
+            const uint32_t full = mem.full(0, to.stage), stage = mem.weights(to.stage);
+            barrier_wait_lazily(mem.empty(0, to.stage), to.parity);
+            if (id == 0) {
+                barrier_expect(full, WEIGHT_BYTES<D>);
+                copy_codes(stage, &a.maps[0], step * ROW_BYTES<D>, first, expert, full);
+                if (TWO)
+                    copy_codes(stage + WEIGHT_BYTES<D> / 2, &a.maps[1], step * ROW_BYTES<D>, first,
+                               expert, full);
+            }
+            load_scales<D, TWO>(mem.scales(to.stage), a, expert, item.row_block, step, id);
+            barrier_arrive_after_copies(full);
+            to.next(STAGES);
+        }
+    }
+}
+
+} // namespace few_product
+} // namespace gqmm
+
+#endif

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+// The product in tiles of few columns on the host: every row of weights has one place, lanes end
+// with neighbouring outputs, and what eight lanes read at once lies in banks of their own.
+#ifndef TESTS_CUDA_FEW_PLANS_H
+#define TESTS_CUDA_FEW_PLANS_H
+
+#include "kernel/cuda/wide_few.cuh"
+
+static bool check_few_rows(bool (*fail)(const char *, ...))
+{
+    namespace few = gqmm::few_product;
+    const int order = gqmm::wide_product::order_code<gqmm::dec_int4>();
+    for (int two = 0; two < 2; two++) {
+        int met[few::ROWS] = {};
+        for (int i = 0; i < few::ROWS; i++) {
+            const int warp = i >> 5, g = i & 7, m = i >> 4 & 1, half = i >> 3 & 1;
+            const int row = few::row_of(two, two ? order : 0, warp, g, m, half);
+            if (row < 0 || row >= few::ROWS || met[row]++)
+                return fail("few columns: row %d has two places", row);
+            if ((few::row_of(two, two ? order : 0, warp, g ^ 1, m, half) ^ row) % 8 < 4)
+                return fail("few columns: rows %d of the same half of the banks", row);
+            if (row !=
+                few::row_of(two, two ? order : 0, warp, g, 0, 0) + few::row_step(two, m, half))
+                return fail("few columns: row %d is not where it is read", row);
+            if (!two && row != 32 * warp + 8 * (g >> 1) + 4 * (g & 1) + 2 * m + half)
+                return fail("few columns: row %d is not where it is stored", row);
+            const int at = 16 * warp + 4 * (g >> 1) + 2 * m + (g & 1); // of the lane's output in h
+            if (two && row != (at & ~31) + half * (few::ROWS / 2) +
+                                  gqmm::wide_product::place_source(gqmm::NIBBLE, at & 31))
+                return fail("few columns: row %d is not where it is stored", row);
+        }
+    }
+    return true;
+}
+
+// Lanes of columns g and g + 1 that read at once; at: where, of columns and lanes of a quad.
+template <class AT> static bool check_few_banks(bool (*fail)(const char *, ...), AT at)
+{
+    for (int g = 0; g < 8; g += 2) {
+        unsigned banks = 0; // of 16 bytes
+        for (int lane = 4 * g; lane < 4 * g + 8; lane++)
+            banks |= 1u << at(lane >> 2, lane & 3) / 16 % 8;
+        if (banks != 0xff)
+            return fail("few columns: lanes of columns %d and %d meet in banks", g, g + 1);
+    }
+    return true;
+}
+
+// Where a lane takes pair p of the words of a piece, its 16 bytes of x are of the same k.
+static bool check_few_columns(bool (*fail)(const char *, ...))
+{
+    namespace few = gqmm::few_product;
+    for (int turn = 0; turn < 4; turn++) {
+        if (!check_few_banks(fail, [=](int g, int t) { return few::column_at(g, t, turn); }))
+            return false;
+        for (int i = 0; i < 32; i++) {
+            const int t = i >> 3, place = few::column_at(0, t, turn) / 2 + (i & 7);
+            const int k = gqmm::wide_product::place_source(gqmm::NIBBLE, place & 31);
+            if (place >> 5 != t || k != 8 * (i >> 1 & 3) + (turn ^ t >> 1) + 4 * (i & 1))
+                return fail("few columns: lane %d meets k %d in turn %d", t, k, turn);
+        }
+    }
+    for (int turn = 0; turn < 8; turn++) {
+        const int second = turn >> 2, word = turn >> 1 & 1, piece = turn & 1;
+        if (!check_few_banks(
+                fail, [=](int g, int t) { return few::block_column_at(g, t, piece, second); }))
+            return false;
+        for (int i = 0; i < 32; i++) {
+            const int t = i >> 3;
+            const int place = few::block_column_at(0, t, piece, second) / 2 + 16 * word + (i & 7);
+            const int k = gqmm::wide_product::place_source(gqmm::BYTES, place & 31);
+            if (place >> 5 != 2 * t + (piece ^ t >> 1) ||
+                k != 8 * (i >> 1 & 3) + 4 * word + (second ^ (t & 1)) + 2 * (i & 1))
+                return fail("few columns: lane %d meets k %d of a block in turn %d", t, k, turn);
+        }
+    }
+    return true;
+}
+
+#endif
