@@ -551,7 +551,7 @@ static void bench(const wide_entry *entry)
         const double floor = std::max(read / 4.25e6, flop / 694e6);
         std::vector<int> widths;
         if (T == 64)
-            widths = {8, 16};
+            widths = {16};
         else if (entry->few && T > 768)
             continue;
         else if (T <= 768)

@@ -28,7 +28,7 @@ constexpr int SHARED_OF_PROCESSOR = 227 * 1024, RESERVED = 1024;
 
 // Columns of a tile, each a kernel of its own.
 #ifndef GQMM_WIDTHS
-#    define GQMM_WIDTHS(f) f(8) f(16) f(24) f(32) f(64) f(128) f(152)
+#    define GQMM_WIDTHS(f) f(16) f(24) f(32) f(64) f(128) f(152)
 #endif
 
 // Columns of a tile and what they decide. Few columns: dequantising is the work, and two blocks of
