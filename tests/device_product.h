@@ -39,7 +39,8 @@ static bool was_wide(const call_plan *p)
     char how[300] = "";
     gqmm_explain(on.ctx, how, sizeof how);
     return on.cuda && strcmp(on.path, "sm_90") == 0 && p->transpose && p->x_type == GQMM_BF16 &&
-           columns >= 16 && (strstr(how, " wide") || strstr(how, " dense"));
+           columns >= 16 &&
+           (strstr(how, " wide") || strstr(how, " middle") || strstr(how, " dense"));
 }
 
 /* Whether activations were rounded in blocks of 128, as gqmm.h says of many columns. */

@@ -7,6 +7,7 @@
 #include "kernel/cuda/decode_k_quants.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
 #include "kernel/cuda/direct.cuh"
+#include "kernel/cuda/middle.cuh"
 #include "kernel/cuda/mixture.cuh"
 #include "kernel/cuda/product.cuh"
 #include "kernel/cuda/rows.cuh"
@@ -49,6 +50,8 @@ extern "C" const gqmm_cuda_family OBJECT(GQMM_FAMILY) = {
     gqmm::few<decoder>,
     gqmm::few_fits<decoder>,
     eights_fit,
+    gqmm::middle<decoder>,
+    gqmm::middle_fits<decoder>,
 #if GQMM_WIDE
     gqmm::wide<decoder>,
     gqmm::wide_fits<decoder>,

@@ -48,10 +48,12 @@ typedef struct gqmm_cuda_call {
     bool early;  /* weights may be asked for while the launch ahead still runs */
     bool rounds; /* asked for: activations may be rounded to int8 */
     bool narrow; /* asked for: no wide tiles */
+    bool alone;  /* asked for: middle tiles where they pay */
     bool many;   /* asked for: tiles of eight columns only where no wide ones would pay */
     bool eights; /* tiles of eight columns, though there are as many as pay for wide ones */
     bool wide;   /* tiles of many columns */
     bool int8;   /* those of int8(): wide as well */
+    bool middle; /* one matrix in one launch of middle() */
     bool sorted; /* p.list is filled by gqmm_cuda_sort_call() */
     bool dense;  /* the matrix is dequantised to `plain` first */
     void *scratch, *plain;

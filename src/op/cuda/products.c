@@ -64,6 +64,13 @@ static bool is_int8(const gqmm_context *ctx, const gqmm_cuda_call *c, int64_t ex
            c->family->int8_columns(mean) > 0 && c->family->int8_fits(&c->p);
 }
 
+/* Likewise. */
+static bool is_middle(const gqmm_context *ctx, const gqmm_cuda_call *c)
+{
+    return c->alone && c->transpose && !c->by_id && gqmm_cuda_of(ctx)->path == GQMM_CUDA_SM90 &&
+           c->family->middle_fits(&c->p);
+}
+
 void gqmm_cuda_plan_call(const gqmm_context *ctx, gqmm_cuda_call *c)
 {
     const int64_t columns = c->p.n_pairs * c->p.m;
@@ -71,7 +78,8 @@ void gqmm_cuda_plan_call(const gqmm_context *ctx, gqmm_cuda_call *c)
     const double mean = (double)columns / (double)experts;
     c->int8 = is_int8(ctx, c, experts, mean);
     c->eights = !c->int8 && is_of_eights(ctx, c, mean);
-    c->wide = c->int8 || (!c->eights && is_wide(ctx, c, experts, mean));
+    c->middle = !c->int8 && is_middle(ctx, c);
+    c->wide = c->int8 || (!c->eights && !c->middle && is_wide(ctx, c, experts, mean));
     c->p.list.tile_columns = tile_columns(c, mean);
     c->sorted = c->wide || (c->by_id && c->p.m == 1 && c->p.n_pairs > MOST_UNSORTED);
 }
@@ -142,6 +150,8 @@ gqmm_status gqmm_cuda_run_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_
         error = c->family->int8(&p, s->stream);
     else if (c->wide)
         error = c->family->wide(&p, s->stream);
+    else if (c->middle && (uintptr_t)p.x % 16 == 0)
+        error = c->family->middle(&p, s->stream);
     else
         error = c->family->product(&p, s->path, s->stream);
     return gqmm_cuda_status(error, "enqueuing a product", err);
@@ -222,6 +232,7 @@ gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t
     gqmm_cuda_call c = {.family = gqmm_cuda_family_of(d->w),
                         .transpose = d->transpose,
                         .by_id = d->rhs,
+                        .alone = true,
                         .early = gqmm_cuda_lasts(d->w),
                         .rounds = d->precision == GQMM_INT8};
     gqmm_status st;
@@ -268,10 +279,11 @@ gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t
              "gather_qmm %s %s%s: %" PRId64 " pairs of %" PRId64 " rows, [%" PRId64 ", %" PRId64
              "], %s, %zu bytes of workspace",
              d->w->format->pub.name, gqmm_weights_isa(d->w),
-             c.dense  ? " dense"
-             : c.int8 ? " int8"
-             : c.wide ? " wide"
-                      : "",
+             c.dense    ? " dense"
+             : c.int8   ? " int8"
+             : c.wide   ? " wide"
+             : c.middle ? " middle"
+                        : "",
              d->n_pairs, d->m, n, k, c.sorted ? "sorted" : "unsorted", *bytes);
     if (c.dense)
         return run_dense(ctx, &c, err);

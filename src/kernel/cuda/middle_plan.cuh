@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT
+// The host's side of the middle product: which products it takes, how their work is shared out, and
+// the sizes of its rings.
+#ifndef GQMM_KERNEL_CUDA_MIDDLE_PLAN_CUH
+#define GQMM_KERNEL_CUDA_MIDDLE_PLAN_CUH
+
+#include "kernel/cuda/launch.cuh"
+#include "kernel/cuda/middle_weights.cuh"
+
+#include <cuda.h>
+
+namespace gqmm
+{
+namespace middle_product
+{
+
+constexpr int PART = 64, PARTS = STEP / PART;      // numbers along k of a stage of activations
+constexpr int MOST_CLUSTER = 8;                    // blocks
+constexpr int MOST_ROWS = 256;                     // that one copy brings
+constexpr int MOST_WEIGHTS = 8, MOST_COLUMNS = 32; // stages
+constexpr int SHARED = 227 * 1024, RESERVED = 1024, BARRIERS = 1024;
+
+struct middle_args {
+    CUtensorMap w, x;
+    scale_planes scales;
+    void *y;
+    int64_t y_row, n;
+    int m, y_type, early;
+    int steps, cluster, groups, row_blocks;
+    int split; // 0, 1: 2^this times `groups` share a step
+    int weight_stages, column_stages;
+    int weights_at, scales_at, sums_at; // in shared memory, behind columns
+    int bytes;                          // of shared memory
+    int whole_y;                        // two outputs are 4 bytes, exist together, are aligned
+};
+
+// Warpgroups of a block, at most, by the registers that sums need.
+GQMM_HD constexpr int most_groups(int n)
+{
+    return n > 64 ? 3 : n > 32 ? 4 : 6;
+}
+
+// What a launch takes.
+struct middle_plan {
+    int width;   // of a tile: 32, 64, 128
+    int groups;  // of a block, that have rows of their own
+    int split;   // 0, 1: 2^this times as many share steps
+    int cluster; // blocks that share rows
+    int blocks;  // of a multiprocessor
+};
+
+// Columns of one matrix as rows of x and y.
+struct middle_rows {
+    int64_t m, x_row, y_row;
+};
+
+inline middle_rows rows_of(const gqmm_cuda_product *p)
+{
+    if (p->n_pairs == 1)
+        return {p->m, p->x_row, p->y_row};
+    return {p->m == 1 && p->slots == 1 ? p->n_pairs : 0, p->x_mat, p->y_pair};
+}
+
+// What a plan takes of shared memory beside the rings, and the least that these take.
+struct middle_memory {
+    int scales, sums, weights, columns; // the latter of a stage
+    int least_columns;                  // stages
+
+    int least(int most_steps) const
+    {
+        return scales + sums + (most_steps < 2 ? 1 : 2) * weights + least_columns * columns;
+    }
+};
+
+inline int room_of(int blocks)
+{
+    return (SHARED + RESERVED) / blocks - RESERVED - BARRIERS - 1024;
+}
+
+inline int parts_in(int n, int size)
+{
+    return (n + size - 1) / size;
+}
+
+// Sets the scales' pitch. Halves of a step never wait for a stage of columns that the other one had
+// before, as the ring has whole steps then.
+template <class W> middle_memory memory_of(scale_planes *s, const middle_plan &plan, int most_steps)
+{
+    const int rows = plan.groups * 64, shares = plan.cluster << plan.split;
+    s->pitch = (most_steps * s->step_bytes / 4 | 1) * 4;
+    return {parts_in(W::scale_bytes(*s, rows, plan.split), 16) * 16,
+            (shares - 1) * parts_in(plan.width / 8, shares) * plan.groups * 2048 << plan.split,
+            rows * W::row_bytes, plan.width * PART * 2, plan.split ? PARTS : 2};
+}
+
+template <class W> bool has_room(scale_planes s, const middle_plan &plan, int steps)
+{
+    const int most = parts_in(steps, plan.cluster);
+    return memory_of<W>(&s, plan, most).least(most) <= room_of(plan.blocks);
+}
+
+// Stages of both rings in the shared memory that there is; the plan is one that has room.
+template <class W> void lay_out(middle_args *a, const middle_plan &plan)
+{
+    const int most = parts_in(a->steps, plan.cluster), unit = plan.split ? PARTS : 1;
+    const middle_memory mem = memory_of<W>(&a->scales, plan, most);
+    const int room = room_of(plan.blocks) - mem.scales - mem.sums;
+    int w = most < 2 ? most : 2, c = mem.least_columns;
+    for (bool more = true; more;) {
+        const int left = room - w * mem.weights - c * mem.columns;
+        more = false;
+        if (w < most && w < MOST_WEIGHTS && PARTS * w <= c + PARTS && left >= mem.weights)
+            w++, more = true;
+        else if (c + unit <= PARTS * w && c + unit <= MOST_COLUMNS && left >= unit * mem.columns)
+            c += unit, more = true;
+    }
+    a->weight_stages = w;
+    a->column_stages = c;
+    a->weights_at = c * mem.columns;
+    a->scales_at = a->weights_at + w * mem.weights;
+    a->sums_at = a->scales_at + mem.scales;
+    a->bytes = BARRIERS + 1024 + a->sums_at + mem.sums;
+}
+
+template <class W> scale_planes scales_of(const gqmm_cuda_product *p)
+{
+    scale_planes s = {};
+    for (int i = 0; i < 2; i++) {
+        s.plane[i] = p->w.plane[1 + i] + p->expert * p->w.expert_stride[1 + i];
+        s.row[i] = p->w.row_stride[1 + i];
+    }
+    s.shift = p->w.group >> 6;
+    s.bytes = (int)groups_of(p->k, p->w.group) * 2;
+    s.step_bytes = STEP / 32 * 2 >> s.shift;
+    return s;
+}
+
+// ---- which plan
+
+constexpr int MIDDLE_FROM = 16, MIDDLE_TO = 511; // columns
+constexpr int MIDDLE_K = 1 << 16;
+
+// Of `all` multiprocessors those that clusters of `n` blocks reach: they lie within parts of the
+// chip that are no multiples of them.
+inline int reached(int all, int n)
+{
+    return n <= 2 ? all : n <= 5 ? all * 9 / 11 : all * 25 / 33;
+}
+
+// Blocks of a multiprocessor, 1 or 2: a warp has the registers that `width` wants, a quarter of the
+// warps has a quarter of the registers.
+inline int resident(const middle_plan &plan)
+{
+    const int registers = plan.width == 32 ? 72 : plan.width == 64 ? 96 : 128;
+    return (2 * (4 * plan.groups << plan.split) + 2 + 3) / 4 * registers <= 512 ? 2 : 1;
+}
+
+// Microseconds on an H200, about: what a launch takes, that warps wait for themselves, matrix
+// instructions, bytes, room for the next launch's blocks, and sums that change blocks. The numbers
+// follow times of four matrices in three formats.
+inline double cost_of(const middle_plan &plan, int there, int n, int m, int all_steps)
+{
+    const bool wide = plan.width > 64;
+    const int steps = parts_in(all_steps, plan.cluster);
+    const int blocks = parts_in(n, plan.groups * 64) * plan.cluster * parts_in(m, plan.width);
+    const int busiest = parts_in(blocks, reached(there, plan.cluster)); // its blocks
+    const int waves = parts_in(busiest, plan.blocks), together = parts_in(busiest, waves);
+    // Operands of 32 along k that a warp makes, and as many of all warpgroups meanwhile.
+    const double turns = (double)waves * (steps * (STEP / 32) >> plan.split);
+    const double all = turns * (together * plan.groups << plan.split);
+    const double bytes =
+        (double)busiest * steps * (plan.groups * 64 * STEP / 2 + plan.width * STEP * 2);
+    return wide ? 1.8 + 3.3 * waves + 0.02 * turns + 0.07 * all + 2e-6 * bytes +
+                      (plan.cluster > 1 ? 0.75 * plan.groups : 0.0)
+                : 3.3 * waves + 0.005 * turns + 0.055 * all + 6.9e-6 * bytes +
+                      (together < plan.blocks ? 0.0 : 1.4) +
+                      (plan.cluster > 2 ? 0.1 * plan.cluster : 0.0);
+}
+
+// False: no plan has room; up to MIDDLE_K there is one.
+template <class W> bool plan_for(middle_plan *best, const gqmm_cuda_product *p)
+{
+    const int m = (int)rows_of(p).m, n = (int)p->n, steps = (int)((p->k + STEP - 1) / STEP);
+    const int there = multiprocessors();
+    scale_planes s = scales_of<W>(p);
+    double least = 0;
+    *best = {};
+    for (int width = 32; width <= 128; width *= 2) {
+        if (width < 128 && m > 2 * width)
+            continue;
+        for (int split = 0; split < 2; split++)
+            for (int groups = 1; groups <= MOST_ROWS / 64 && groups << split <= most_groups(width);
+                 groups++)
+                for (int cluster = 1; cluster <= MOST_CLUSTER && cluster <= steps; cluster++) {
+                    middle_plan plan = {width, groups, split, cluster, 1};
+                    plan.blocks = resident(plan);
+                    if (best->width && cost_of(plan, there, n, m, steps) >= least)
+                        continue;
+                    if (!has_room<W>(s, plan, steps))
+                        plan.blocks = 1;
+                    const double cost = cost_of(plan, there, n, m, steps);
+                    if ((best->width && cost >= least) || !has_room<W>(s, plan, steps))
+                        continue;
+                    least = cost;
+                    *best = plan;
+                }
+        if (m <= width)
+            break;
+    }
+    return best->width > 0;
+}
+
+// By sizes, strides and where weights are.
+template <class W> bool fits(const gqmm_cuda_product *p)
+{
+    const middle_rows r = rows_of(p);
+    return p->x_type == GQMM_BF16 && !p->rhs && !p->lhs && p->expert >= 0 && !p->list.tiles &&
+           !p->up.plane[0] && !p->x_order && !p->y_order && r.m >= MIDDLE_FROM &&
+           r.m <= MIDDLE_TO && r.x_row >= p->k && r.x_row % 8 == 0 && p->k > 0 && p->k % 32 == 0 &&
+           p->k <= MIDDLE_K && p->n > 0 && p->n <= 1 << 30 && p->w.aligned &&
+           p->w.row_stride[0] % 16 == 0 && p->w.row_stride[0] >= W::bytes(p->k) && W::fits(p->w);
+}
+
+} // namespace middle_product
+} // namespace gqmm
+
+#endif

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: MIT
+// The middle product's weights: from a step in shared memory, as it lies in the file, to the left
+// operand of wgmma in registers.
+//
+// Activations keep their order along k, 16 bytes (8 numbers) of them being half of a matrix
+// instruction's 16. Of these 8 a lane of a quad has weights 2 t and 2 t + 1. Codes stay in low bits
+// of bf16, as in wide_codes.cuh: the sums are to be multiplied by LOW_FACTOR.
+#ifndef GQMM_KERNEL_CUDA_MIDDLE_WEIGHTS_CUH
+#define GQMM_KERNEL_CUDA_MIDDLE_WEIGHTS_CUH
+
+#include "kernel/cuda.h"
+#include "kernel/cuda/decode_k_quants.cuh"
+#include "kernel/cuda/decode_mlx.cuh"
+#include "kernel/cuda/mma.cuh"
+#include "kernel/cuda/wide_scales.cuh"
+
+namespace gqmm
+{
+namespace middle_product
+{
+
+using wide_product::LOW_FACTOR;
+using wide_product::LOW_REST;
+using wide_product::LOW_SCALE;
+
+constexpr int STEP = 256; // weights of a row in a stage
+
+// What a block knows of scales that lie in planes of their own.
+struct scale_planes {
+    const uint8_t *plane[2]; // of the expert
+    int64_t row[2];
+    int bytes;      // of a row
+    int step_bytes; // of a step, a multiple of 4
+    int pitch;      // of a row in shared memory
+    int shift;      // 0, 1, 2: pieces of 32 that share a scale are 2^this
+};
+
+// middle_weights<D>, a lane's view of its warp's 16 rows:
+//   row_bytes     of a step in shared memory; swizzled: 16 bytes c of a row at c ^ (row & 7)
+//   fits(w), bytes(k) of a row, scale_bytes(planes, rows, warps) in shared memory
+//   set()         asks for scales of `steps` steps, by cp.async, if they lie apart
+//   start()       of a step at `stage`
+//   load()        32 numbers, the first or second of a part of 64, from shared memory, before
+//   make()        makes two operands of 16 along k of them
+template <class D> struct middle_weights {
+    static constexpr bool exists = false;
+};
+
+// ---------------------------------------------------------------- planes of nibbles
+
+template <bool OFFSET> struct plane_nibbles {
+    static constexpr bool exists = true, swizzled = true;
+    static constexpr int row_bytes = STEP / 2, PLANES = OFFSET ? 2 : 1;
+    int at, turn;          // of the lane's first row in a stage; its row's swizzle
+    uint32_t mine;         // picks the lane's byte, for all bytes
+    int shift, step_bytes; // of scales
+    const uint8_t *scales[PLANES];
+    int half; // to scales eight rows on
+    uint4 codes[2];
+    uint32_t numbers[PLANES][2];
+
+    static bool fits(const gqmm_cuda_matrix &w)
+    {
+        return !OFFSET || (w.scale_type == GQMM_BF16 && w.group > 32);
+    }
+
+    static int64_t bytes(int64_t k)
+    {
+        return k / 2;
+    }
+
+    static int scale_bytes(const scale_planes &s, int rows, int)
+    {
+        return PLANES * rows * s.pitch;
+    }
+
+    // `left`: rows from the warp's first one on that there are. `half`: of the warps of these rows.
+    __device__ __forceinline__ void set(const scale_planes &s, uint8_t *to, int rows, int64_t row0,
+                                        int64_t left, int warp, int half_, int lane, int first,
+                                        int steps)
+    {
+        const int g = lane >> 2, words = half_ ? 0 : steps * s.step_bytes / 4;
+        at = (warp * 16 + g) * row_bytes;
+        turn = g * 16;
+        mine = (uint32_t)(lane & 3) * 0x1111;
+        shift = s.shift;
+        step_bytes = s.step_bytes;
+        half = 8 * s.pitch;
+#pragma unroll
+        for (int i = 0; i < PLANES; i++) {
+            uint8_t *plane = to + (i * rows + warp * 16) * s.pitch;
+            scales[i] = plane + g * s.pitch;
+            for (int n = lane; n < 16 * words; n += 32) {
+                const int r = n / words, c = n - r * words;
+                const int here = s.bytes - first * s.step_bytes - c * 4;
+                const bool some = r < left && here > 0;
+                const uint8_t *from =
+                    s.plane[i] + (some ? (row0 + r) * s.row[i] + first * s.step_bytes + c * 4 : 0);
+                copy_4(plane + r * s.pitch + c * 4, from, !some ? 0 : here < 4 ? here : 4);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void start(const uint8_t *, int)
+    {
+    }
+
+    __device__ __forceinline__ void finish()
+    {
+#pragma unroll
+        for (int i = 0; i < PLANES; i++)
+            scales[i] += step_bytes;
+    }
+
+    // Rows g and g + 8.
+    __device__ __forceinline__ void load(const uint8_t *stage, int part, int j)
+    {
+        const uint8_t *from = stage + at + ((2 * part + j) * 16 ^ turn);
+        const int scale_at = ((2 * part + j) >> shift) * 2;
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            codes[h] = *(const uint4 *)(from + h * (8 * row_bytes));
+#pragma unroll
+            for (int i = 0; i < PLANES; i++)
+                if (j == 0 || (!OFFSET && shift == 0))
+                    numbers[i][h] = *(const uint16_t *)(scales[i] + scale_at + h * half);
+        }
+    }
+
+    __device__ __forceinline__ void make(uint32_t (&to)[8], int) const
+    {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const uint32_t w[4] = {codes[h].x, codes[h].y, codes[h].z, codes[h].w};
+            const uint32_t s = permute(numbers[0][h], 0, 0x1010);
+            // Odd weights are in high nibbles.
+            const uint32_t by =
+                pair_mul(s, bf16_power(LOW_SCALE) | bf16_power(LOW_SCALE - 4) << 16);
+            const uint32_t rest =
+                OFFSET ? pair_mul(permute(numbers[PLANES - 1][h], 0, 0x1010),
+                                  both(bf16_power(-LOW_REST)))
+                       : pair_mul(s, both(0x8000 | (bf16_small(8) - (LOW_REST << 7))));
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                to[2 * i + h] = pair_fma(permute(w[i], 0, mine) & 0x00f0000f, by, rest);
+        }
+    }
+};
+
+template <> struct middle_weights<dec_int4> : plane_nibbles<false> {
+};
+template <> struct middle_weights<dec_affine4> : plane_nibbles<true> {
+};
+
+// ---------------------------------------------------------------- q4_k
+
+template <> struct middle_weights<dec_q4_k> {
+    static constexpr bool exists = true, swizzled = false;
+    static constexpr int row_bytes = 144, PITCH = 20; // words of a row's scales
+    int at, head;     // the lane's codes in its first row, and a row whose scales it makes
+    uint32_t *scales; // of the warp, [16][PITCH]
+    uint32_t held[2][4];
+    uint2 pair[2];
+
+    static bool fits(const gqmm_cuda_matrix &)
+    {
+        return true;
+    }
+
+    static int64_t bytes(int64_t k)
+    {
+        return k / 256 * 144;
+    }
+
+    static int scale_bytes(const scale_planes &, int rows, int split)
+    {
+        return rows * PITCH * 4 << split;
+    }
+
+    __device__ __forceinline__ void set(const scale_planes &, uint8_t *to, int rows, int64_t,
+                                        int64_t, int warp, int half, int lane, int, int)
+    {
+        at = (warp * 16 + (lane >> 2)) * row_bytes + 16 + (lane & 3) * 2;
+        head = (warp * 16 + (lane & 15)) * row_bytes;
+        scales = (uint32_t *)to + (half * rows + warp * 16) * PITCH;
+    }
+
+    __device__ __forceinline__ void start(const uint8_t *stage, int lane)
+    {
+        uint32_t v[8];
+        const step_row row = {{stage + head, NULL, NULL}};
+        wide_product::scale_maker<dec_q4_k, 4>::make(v, row, lane >> 4, {32, GQMM_F16});
+        __syncwarp();
+        wide_product::write_words(scales + (lane & 15) * PITCH + (lane >> 4) * 8, v);
+        __syncwarp();
+    }
+
+    __device__ __forceinline__ void finish()
+    {
+    }
+
+    // Of 64 numbers the first 32 are low nibbles, the others high ones.
+    __device__ __forceinline__ void load(const uint8_t *stage, int part, int j)
+    {
+        const int g = (int)(threadIdx.x & 31) >> 2;
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            pair[h] = *(const uint2 *)(scales + (g + 8 * h) * PITCH + 2 * (2 * part + j));
+#pragma unroll
+            for (int i = 0; i < 4 && j == 0; i++)
+                held[h][i] =
+                    *(const uint16_t *)(stage + at + h * (8 * row_bytes) + part * 32 + i * 8);
+        }
+    }
+
+    __device__ __forceinline__ void make(uint32_t (&to)[8], int j)
+    {
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                if (j == 0)
+                    held[h][i] = permute(held[h][i], 0, 0x4140);
+                to[2 * i + h] =
+                    pair_fma(held[h][i] & (j ? 0x00f000f0 : 0x000f000f), pair[h].x, pair[h].y);
+            }
+    }
+};
+
+} // namespace middle_product
+} // namespace gqmm
+
+#endif
