@@ -68,11 +68,11 @@ __device__ __forceinline__ void single_scales(float2 (&s)[N], const step_row &r,
 {
     if constexpr (has_scales<D>) {
         low_codes<D>::scales(s, r, t);
-        return;
-    }
+    } else {
 #pragma unroll
-    for (int i = 0; i < N; i++)
-        s[i] = single_scale<D>(r, N * t + i, f);
+        for (int i = 0; i < N; i++)
+            s[i] = single_scale<D>(r, N * t + i, f);
+    }
 }
 
 // Activations of a step, and what meets them there.
