@@ -219,8 +219,8 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  *          too, and weights pass through bf16, as in MLX and torch: scale, offset and scale * q +
  *          offset are each rounded by 2^-9 of their size at most; in q4_k, int4 and affine of 4
  *          bits scales from 2^31 and h from 2^91 on then overflow. Of these gqmm_qmm() on sm_90
- *          rounds so from 16 rows on. With 512 rows and more (sm_90) it dequantises the matrix
- *          first, rounded once, 2 bytes a weight, in slices of 32 MiB of workspace.
+ *          rounds so from 16 rows on. From 512 rows on, of these from 769, it dequantises the
+ *          matrix first (sm_90), rounded once, 2 bytes a weight, in slices of 32 MiB of workspace.
  * INT8     has kernels of its own on sm_90 where they pay: int4_g128, bf16 activations (and y, but
  *          of gqmm_moe), K (of gqmm_moe D and F) a multiple of 256, rows of codes at multiples of
  *          16 bytes, and 6 to 32 columns per expert in the mean. Blocks have 128 numbers along K,

@@ -137,7 +137,7 @@ template <class W> scale_planes scales_of(const gqmm_cuda_product *p)
 
 // ---- which plan
 
-constexpr int MIDDLE_FROM = 16, MIDDLE_TO = 511; // columns
+constexpr int MIDDLE_FROM = 16, MIDDLE_TO = 768; // columns
 constexpr int MIDDLE_K = 1 << 16;
 
 // Of `all` multiprocessors those that clusters of `n` blocks reach: they lie within parts of the

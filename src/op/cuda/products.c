@@ -263,7 +263,7 @@ gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t
                          "%" PRId64 " pairs of %" PRId64 " rows exceed the 2^31 of one CUDA call",
                          d->n_pairs, d->m);
     gqmm_cuda_plan_call(ctx, &c);
-    c.dense = is_dense(ctx, &c);
+    c.dense = !c.middle && is_dense(ctx, &c);
     st = gqmm_lay_out(ctx, take_gather, &c, run, d->workspace, d->workspace_bytes, bytes, err);
     if (st != GQMM_OK || !run || d->n_pairs * d->m == 0)
         return st;
