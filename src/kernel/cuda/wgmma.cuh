@@ -162,7 +162,8 @@ template <int n> __device__ __forceinline__ void wgmma_wait()
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory");
 }
 
-// What this thread saw in shared memory is seen by its wgmma.
+// What this thread saw in shared memory is seen by its wgmma, and what it has read there is read
+// before copies of the accelerator that follow it write there.
 __device__ __forceinline__ void fence_for_wgmma()
 {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

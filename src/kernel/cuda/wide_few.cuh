@@ -27,6 +27,7 @@ __device__ __forceinline__ void main_loop(float (&acc)[2][N / 2], const few_args
     for (int step = 0; step < steps; step++) {
         barrier_wait(mem.full(0, at.stage), at.parity);
         c.template do_step<PARTS>(acc, mem, at.stage);
+        fence_for_wgmma(); // what was read is written by the accelerator next
         barrier_arrive(mem.empty(0, at.stage));
         at.next(STAGES);
     }

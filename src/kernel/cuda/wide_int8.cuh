@@ -199,6 +199,7 @@ __device__ __forceinline__ void main_loop(float (&acc)[2][N / 2], const int8_arg
         const int columns = at.columns.stage;
         barrier_wait(mem.full(0, at.weights.stage), at.weights.parity);
         do_step<W>(acc, mem, at, rows, lane);
+        fence_for_wgmma(); // what was read is written by the accelerator next
         barrier_arrive(mem.empty(1, columns));
         barrier_arrive(mem.empty(1, columns + 1 == COLUMN_STAGES ? 0 : columns + 1));
         barrier_arrive(mem.empty(0, at.weights.stage));
