@@ -210,6 +210,7 @@ sanitize() {
         sanitized "$tool.router" "$tool" "$bin/test_router" small
         # initcheck before 2026.4 takes those copies for whole ones too, and test_wide has room there.
         [ "$tool" = initcheck ] || sanitized "$tool.wide" "$tool" "$bin/test_wide"
+        sanitized "$tool.middle" "$tool" "$bin/test_middle" 3
         case $tool in
         racecheck) sanitized racecheck.route "$tool" "$bin/test_route" race ;;
         *)
