@@ -48,9 +48,10 @@ static void time_sort(int64_t tokens, int32_t experts, int32_t slots, int path)
     snprintf(name, sizeof name, "sort %lld tokens x %d, E=%d, sm_%d", (long long)tokens, slots,
              experts, path);
     show(name,
-         time_of(
-             20, 25,
-             [&](cudaStream_t s, int) { CUDA(gqmm_cuda_sort(&p, 0, scratch.as<void>(), path, s)); }),
+         time_of(20, 25,
+                 [&](cudaStream_t s, int) {
+                     CUDA(gqmm_cuda_sort(&p, 0, scratch.as<void>(), path, s));
+                 }),
          0);
 }
 
