@@ -13,9 +13,9 @@
 //             at work; activations keep their order, see middle_weights.cuh
 //   cluster   blocks that have the same rows split K. Each writes its sums to the shared memory of
 //             the block that adds these columns up, always in the same order: middle_sums.cuh
-//   plan      tiles, rows, splits and blocks of a multiprocessor by what they cost:
-//   middle_plan.cuh.
-//             Where two blocks fit, the next launch's weights arrive while this one multiplies
+//   plan      tiles, rows, splits and blocks of a multiprocessor by what they cost, in
+//             middle_plan.cuh. Where two blocks fit, the next launch's weights arrive while this
+//             one multiplies
 #ifndef GQMM_KERNEL_CUDA_MIDDLE_CUH
 #define GQMM_KERNEL_CUDA_MIDDLE_CUH
 
