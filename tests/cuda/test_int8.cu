@@ -8,7 +8,7 @@
 #include "base/num.h"
 #include "kernel/cuda.h"
 #include "kernel/cuda/wide_int8.cuh"
-#include "timing.h"
+#include "product_data.h"
 
 #include <algorithm>
 #include <cmath>
@@ -19,35 +19,12 @@
 
 #include <cuda_runtime.h>
 
-static uint64_t g_random = 88172645463325252ull;
-
-static uint32_t random_bits()
-{
-    g_random ^= g_random << 13;
-    g_random ^= g_random >> 7;
-    g_random ^= g_random << 17;
-    return (uint32_t)(g_random >> 16);
-}
-
-static int random_below(int n)
-{
-    return (int)(random_bits() % (uint32_t)n);
-}
-
 static float random_normal() // nearly
 {
     float v = -6;
     for (int i = 0; i < 12; i++)
         v += (float)(random_bits() & 0xffffff) / 16777216.0f;
     return v;
-}
-
-template <class T> static T *to_device(const std::vector<T> &v)
-{
-    T *p = NULL;
-    CUDA(cudaMalloc((void **)&p, v.size() * sizeof(T) + 16));
-    CUDA(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
-    return p;
 }
 
 template <class T> static std::vector<T> to_host(const T *p, int64_t n)

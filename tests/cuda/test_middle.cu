@@ -8,7 +8,7 @@ extern "C" {
 #include "format/format.h"
 }
 #include "kernel/cuda/middle.cuh"
-#include "timing.h"
+#include "product_data.h"
 
 #include <cmath>
 #include <cstring>
@@ -60,39 +60,11 @@ static const entry entries[] = {
     {"q4_k", has_plan<gqmm::dec_q4_k>, run<gqmm::dec_q4_k>},
 };
 
-static uint64_t g_random = 88172645463325252ull;
-
-static uint32_t random_bits()
-{
-    g_random ^= g_random << 13;
-    g_random ^= g_random >> 7;
-    g_random ^= g_random << 17;
-    return (uint32_t)(g_random >> 16);
-}
-
-static int random_below(int n)
-{
-    return (int)(random_bits() % (uint32_t)n);
-}
-
-static float random_float() // in [-1, 1)
-{
-    return (float)(random_bits() & 0xffffff) / 8388608.0f - 1.0f;
-}
-
 // Rounded once: through a float a sum close to the middle of two numbers would be rounded twice.
 static double to_bf16(double v)
 {
     const int e = v == 0 ? 0 : ilogb(v) - 7;
     return ldexp(nearbyint(ldexp(v, -e)), e);
-}
-
-template <class T> static T *to_device(const std::vector<T> &v)
-{
-    T *p = NULL;
-    CUDA(cudaMalloc((void **)&p, v.size() * sizeof(T) + 16));
-    CUDA(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
-    return p;
 }
 
 // ---- weights

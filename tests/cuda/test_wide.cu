@@ -13,7 +13,7 @@ extern "C" {
 #include "kernel/cuda/decode_k_quants.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
 #include "kernel/cuda/wide.cuh"
-#include "timing.h"
+#include "product_data.h"
 
 #include <algorithm>
 #include <cmath>
@@ -63,29 +63,6 @@ static const wide_entry wide_entries[] = {
     ENTRY("mlx_nvfp4", dec_mlx_nvfp4),
 };
 static const int n_wide_entries = sizeof wide_entries / sizeof *wide_entries;
-
-static uint64_t g_random = 88172645463325252ull;
-
-static uint32_t random_bits()
-{
-    g_random ^= g_random << 13;
-    g_random ^= g_random >> 7;
-    g_random ^= g_random << 17;
-    return (uint32_t)(g_random >> 16);
-}
-
-static float random_float() // in [-1, 1)
-{
-    return (float)(random_bits() & 0xffffff) / 8388608.0f - 1.0f;
-}
-
-template <class T> static T *to_device(const std::vector<T> &v)
-{
-    T *p = NULL;
-    CUDA(cudaMalloc((void **)&p, v.size() * sizeof(T) + 16));
-    CUDA(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
-    return p;
-}
 
 // ---- weights
 
