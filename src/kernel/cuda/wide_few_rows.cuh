@@ -22,15 +22,7 @@ namespace few_product
 using wide_product::LOW_REST;
 using wide_product::LOW_SCALE;
 
-__device__ __forceinline__ uint4 read_16(uint32_t at)
-{
-    uint4 v;
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"(at)
-                 : "memory");
-    return v;
-}
+using gqmm::read_16;
 
 __device__ __forceinline__ void read_16(uint32_t *to, uint32_t at)
 {

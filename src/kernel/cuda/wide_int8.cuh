@@ -24,16 +24,6 @@ namespace gqmm
 namespace int8_product
 {
 
-__device__ __forceinline__ uint4 read_16(uint32_t at)
-{
-    uint4 v;
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"(at)
-                 : "memory");
-    return v;
-}
-
 __device__ __forceinline__ uint2 read_8(uint32_t at)
 {
     uint2 v;
