@@ -113,6 +113,17 @@ static bool pair_counts(const gqmm_format_info *f)
     return ok;
 }
 
+/* Number i of plans for bf16 activations, which say what is not as usual. */
+static bool try_bf16(const gqmm_format_info *f, call_plan p, int i)
+{
+    p.transpose = 1;
+    p.x_type = GQMM_BF16;
+    p.y_type = i % 2 || p.scaled ? GQMM_F32 : GQMM_BF16;
+    p.n_x = p.dense ? 1 : p.pairs;
+    p.rhs = p.rhs ? p.rhs : IDS_RANDOM;
+    return try_call(f, &p);
+}
+
 /* Few bf16 columns of whole row tiles: from one tile to more than the device has blocks, K from one
  * step to more than the warps of a block. The last ones are as large as direct.cuh asks for
  * (pays_from), without a list and with one, two of them with more columns of an expert than wide
@@ -143,15 +154,8 @@ static bool few_columns(const gqmm_format_info *f)
         {.e = 34, .rows = 8192, .cols = 512, .pairs = 260, .scaled = true},
     };
     bool ok = true;
-    for (int i = 0; ok && i < COUNT(plans) - (h.quick ? 2 : 0); i++) {
-        call_plan p = plans[i];
-        p.transpose = 1;
-        p.x_type = GQMM_BF16;
-        p.y_type = i % 2 || p.scaled ? GQMM_F32 : GQMM_BF16;
-        p.n_x = p.dense ? 1 : p.pairs;
-        p.rhs = p.rhs ? p.rhs : IDS_RANDOM;
-        ok = try_call(f, &p);
-    }
+    for (int i = 0; ok && i < COUNT(plans) - (h.quick ? 2 : 0); i++)
+        ok = try_bf16(f, plans[i], i);
     return ok;
 }
 
@@ -170,15 +174,8 @@ static bool ragged_products(const gqmm_format_info *f)
     };
     bool ok = true;
     for (int i = 0; ok && i < COUNT(plans); i++) {
-        call_plan p = plans[i];
-        if (p.cols % f->pub.block_elems != 0)
-            continue;
-        p.transpose = 1;
-        p.x_type = GQMM_BF16;
-        p.y_type = i % 2 || p.scaled ? GQMM_F32 : GQMM_BF16;
-        p.n_x = p.dense ? 1 : p.pairs;
-        p.rhs = p.rhs ? p.rhs : IDS_RANDOM;
-        ok = try_call(f, &p);
+        if (plans[i].cols % f->pub.block_elems == 0)
+            ok = try_bf16(f, plans[i], i);
     }
     return ok;
 }
