@@ -128,6 +128,17 @@ __device__ __forceinline__ uint32_t cluster_rank()
     return rank;
 }
 
+// That every block of the cluster has begun: each thread says so, and later waits for all.
+__device__ __forceinline__ void cluster_begun()
+{
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void cluster_wait()
+{
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 __device__ __forceinline__ void cluster_sync()
 {
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::

@@ -172,6 +172,8 @@ __global__ void __launch_bounds__(128 * most_groups(N) + 32, 1)
     const int count = a.m - work.column < N ? a.m - work.column : N;
     const producer<W, N> bring = {a, mem, work};
     W w;
+    if (a.cluster > 1)
+        cluster_begun();
     if (!a.early)
         wait_for_previous();
     if (!consumes && lane == 0) {
@@ -187,20 +189,25 @@ __global__ void __launch_bounds__(128 * most_groups(N) + 32, 1)
     if (consumes)
         copies_wait();
     __syncthreads();
-    if (consumes) {
-        float acc[N / 2];
+    float acc[N / 2];
 #    pragma unroll
-        for (int i = 0; i < N / 2; i++)
-            acc[i] = 0.0f;
+    for (int i = 0; i < N / 2; i++)
+        acc[i] = 0.0f;
+    if (consumes)
         main_loop<W, N, SPLIT>(acc, a, mem, w, work.steps, half, lane);
-        add_up<N>(a, mem, acc, work, (rank << a.split) + half, count, warp, lane);
-    } else {
-        if (lane == 0)
-            bring.rest();
-        __syncwarp();
-        if (a.cluster << a.split > 1)
-            cluster_sync(); // with those of add_up()
+    else if (lane == 0)
+        bring.rest();
+    __syncwarp();
+    const int mine = (rank << a.split) + half;
+    if (a.cluster << a.split > 1) { // every thread meets the same barriers
+        if (a.cluster > 1)
+            cluster_wait();
+        if (consumes)
+            give_away<N>(a, mem, acc, mine, count, warp, lane);
+        cluster_sync();
     }
+    if (consumes)
+        add_up<N>(a, mem, acc, work, mine, count, warp, lane);
 #endif
 }
 

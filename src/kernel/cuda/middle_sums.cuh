@@ -106,21 +106,37 @@ __device__ __forceinline__ void store_eight(const middle_args &a, float (&v)[4],
                          v[i]);
 }
 
+// Where the lane's four sums of a writer's turn lie.
+__device__ __forceinline__ const uint8_t *sums_of(const middle_args &a, const block_memory &mem,
+                                                  int warp, int lane)
+{
+    return mem.data + a.sums_at + warp * 512 + lane * 16;
+}
+
+// To the blocks that add them up, which have begun.
+template <int N>
+__device__ __forceinline__ void give_away(const middle_args &a, const block_memory &mem,
+                                          const float (&acc)[N / 2], int mine, int count, int warp,
+                                          int lane)
+{
+    const int shares = a.cluster << a.split, turns = (N / 8 + shares - 1) / shares;
+    const int bytes = a.groups * 4 * 512;
+    const uint32_t sums = shared_address(sums_of(a, mem, warp, lane));
+    each_eight<N>(shares, mine, false, count, [&](int j, int to, int turn) {
+        const int of = (to & a.split) * (shares - 1) + (mine < to ? mine : mine - 1);
+        write_to(sums + (of * turns + turn) * bytes, to >> a.split, acc + 4 * j);
+    });
+}
+
 template <int N>
 __device__ __forceinline__ void add_up(const middle_args &a, const block_memory &mem,
-                                       float (&acc)[N / 2], const block_work &work, int mine,
+                                       const float (&acc)[N / 2], const block_work &work, int mine,
                                        int count, int warp, int lane)
 {
     const int shares = a.cluster << a.split, turns = (N / 8 + shares - 1) / shares;
     const int bytes = a.groups * 4 * 512;
-    const uint8_t *sums = mem.data + a.sums_at + warp * 512 + lane * 16;
-    each_eight<N>(shares, mine, false, count, [&](int j, int to, int turn) {
-        const int of = (to & a.split) * (shares - 1) + (mine < to ? mine : mine - 1);
-        write_to(shared_address(sums) + (of * turns + turn) * bytes, to >> a.split, acc + 4 * j);
-    });
-    if (shares > 1)
-        cluster_sync();
-    sums += (mine & a.split) * (shares - 1) * turns * bytes;
+    const uint8_t *sums =
+        sums_of(a, mem, warp, lane) + (mine & a.split) * (shares - 1) * turns * bytes;
     each_eight<N>(shares, mine, true, count, [&](int j, int, int turn) {
         float v[4] = {acc[4 * j], acc[4 * j + 1], acc[4 * j + 2], acc[4 * j + 3]};
 #pragma unroll 1
