@@ -269,6 +269,14 @@ template <class D> few_plan plan_few(const gqmm_cuda_few *c)
     return plan;
 }
 
+// What a block asks for. Gate and up have a block a multiprocessor and begin while the launch ahead
+// still has some of these: where two fitted, two would lie on one, and others would have none.
+template <class D> size_t few_shared(const gqmm_cuda_few *c, const few_plan &plan)
+{
+    const size_t bytes = few_bytes<D>(c, plan);
+    return c->up.plane[0] && bytes <= few_half() ? few_half() + 16 : bytes;
+}
+
 template <class D> int few(const gqmm_cuda_few *c, int path, gqmm_stream s)
 {
     const few_plan plan = plan_few<D>(c);
@@ -276,7 +284,7 @@ template <class D> int few(const gqmm_cuda_few *c, int path, gqmm_stream s)
     gqmm_cuda_few given = *c;
     if (given.choice.routed_scale == 0.0f)
         given.choice.routed_scale = 1.0f;
-    return launch(few_kernel<D>, dim3((unsigned)blocks), dim3(FEW_THREADS), few_bytes<D>(c, plan),
+    return launch(few_kernel<D>, dim3((unsigned)blocks), dim3(FEW_THREADS), few_shared<D>(c, plan),
                   s, path, given, plan);
 }
 
