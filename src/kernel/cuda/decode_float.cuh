@@ -5,7 +5,7 @@
 #define GQMM_KERNEL_CUDA_DECODE_FLOAT_CUH
 
 #include "kernel/cuda/decode.cuh"
-#include "kernel/cuda/words.cuh"
+#include "kernel/cuda/memory.cuh"
 
 namespace gqmm
 {

@@ -4,7 +4,7 @@
 #define GQMM_KERNEL_CUDA_DECODE_K_QUANTS_CUH
 
 #include "kernel/cuda/decode.cuh"
-#include "kernel/cuda/words.cuh"
+#include "kernel/cuda/memory.cuh"
 
 namespace gqmm
 {

@@ -5,7 +5,7 @@
 
 #include "format/fp8.h"
 #include "kernel/cuda/decode.cuh"
-#include "kernel/cuda/words.cuh"
+#include "kernel/cuda/memory.cuh"
 
 namespace gqmm
 {
