@@ -47,9 +47,7 @@ typedef struct gqmm_cuda_call {
     bool by_id;  /* p.rhs is or will be given */
     bool early;  /* weights may be asked for while the launch ahead still runs */
     bool rounds; /* asked for: activations may be rounded to int8 */
-    bool narrow; /* asked for: no wide tiles */
     bool alone;  /* asked for: middle tiles where they pay */
-    bool many;   /* asked for: tiles of eight columns only where no wide ones would pay */
     bool eights; /* tiles of eight columns, though there are as many as pay for wide ones */
     bool wide;   /* tiles of many columns */
     bool int8;   /* those of int8(): wide as well */
@@ -59,8 +57,18 @@ typedef struct gqmm_cuda_call {
     void *scratch, *plain;
 } gqmm_cuda_call;
 
-/* Decides by sizes alone. */
-void gqmm_cuda_plan_call(const gqmm_context *ctx, gqmm_cuda_call *c);
+/* The kernels, beside product() or product_n() that serve any call, which serve this one and may be
+ * faster than it: bits of a mask. By sizes alone. */
+enum {
+    GQMM_CUDA_PRODUCT = 0,
+    GQMM_CUDA_INT8 = 1,
+    GQMM_CUDA_EIGHTS = 2,
+    GQMM_CUDA_MIDDLE = 4,
+    GQMM_CUDA_WIDE = 8
+};
+int32_t gqmm_cuda_kinds(const gqmm_context *ctx, const gqmm_cuda_call *c);
+/* Plans it as the best of these. */
+void gqmm_cuda_plan_as(gqmm_cuda_call *c, int32_t kinds);
 /* Takes the memory of a sorted call's list. */
 void gqmm_cuda_take_list(gqmm_cuda_call *c, gqmm_layout *l);
 /* Takes the memory in which a wide call brings x into its order, or rounds it. */

@@ -81,13 +81,6 @@ static gqmm_cuda_matrix second_half(const gqmm_weights *w, int64_t f)
     return m;
 }
 
-static void plan_products(const plan *m, ffn *f)
-{
-    gqmm_cuda_plan_call(m->ctx, &f->gate);
-    gqmm_cuda_plan_call(m->ctx, &f->up);
-    gqmm_cuda_plan_call(m->ctx, &f->down);
-}
-
 static void plan_ffn(plan *m, ffn *f, const gqmm_ffn *w, bool routed)
 {
     const gqmm_moe_state *s = m->s;
@@ -125,14 +118,11 @@ static void plan_ffn(plan *m, ffn *f, const gqmm_ffn *w, bool routed)
     f->down.p.ids_early = 1;
     f->down.p.x8.sorted = f->h8.sorted = 1;
     /* One list, so one size of tile, serves all three. */
-    plan_products(m, f);
-    f->gate.rounds = f->up.rounds = f->down.rounds = f->fused && f->gate.int8 && f->down.int8;
-    plan_products(m, f);
-    f->gate.many = f->up.many = f->down.many = !(f->fused && f->gate.eights && f->down.eights);
-    plan_products(m, f);
-    f->gate.narrow = !(f->fused && f->gate.wide && f->down.wide);
-    f->up.narrow = f->down.narrow = f->gate.narrow;
-    plan_products(m, f);
+    const int32_t kinds = f->fused ? gqmm_cuda_kinds(m->ctx, &f->gate) : GQMM_CUDA_PRODUCT;
+    const int32_t both = kinds ? kinds & gqmm_cuda_kinds(m->ctx, &f->down) : GQMM_CUDA_PRODUCT;
+    gqmm_cuda_plan_as(&f->gate, both);
+    gqmm_cuda_plan_as(&f->up, both);
+    gqmm_cuda_plan_as(&f->down, both);
     if (f->gate.wide) { /* h is written in the order that down wants */
         f->gate.p.y_order = f->down.p.x_order = f->down.family->wide_order;
         f->down.p.list.tile_columns = f->gate.p.list.tile_columns;
@@ -377,17 +367,15 @@ gqmm_status gqmm_moe_on_cuda(gqmm_context *ctx, const gqmm_moe_state *s, bool ru
     m.routed.down.p.y_type = m.shared.down.p.y_type = m.pairs_type;
     if (s->d.router) {
         m.router = dense_call(&m, s->d.router, s->n_experts, s->width);
-        m.router.narrow = true; /* its weights are never rounded */
-        gqmm_cuda_plan_call(ctx, &m.router);
-        if (s->n_slots <= 32 && s->n_experts <= 1024) { /* choosing adds up no more */
+        gqmm_cuda_plan_as(&m.router, GQMM_CUDA_PRODUCT); /* its weights are never rounded */
+        if (s->n_slots <= 32 && s->n_experts <= 1024) {  /* choosing adds up no more */
             const gqmm_cuda_router r = router_of(&m);
             m.parts = gqmm_cuda_router_parts(&r, gqmm_cuda_of(ctx)->path);
         }
     }
     if (s->d.shared_scale) {
         m.shared_dot = dense_call(&m, s->d.shared_scale, 1, s->width);
-        m.shared_dot.narrow = true;
-        gqmm_cuda_plan_call(ctx, &m.shared_dot);
+        gqmm_cuda_plan_as(&m.shared_dot, GQMM_CUDA_PRODUCT);
     }
     const gqmm_cuda_sum few = sum_of(&m);
     m.summed = s->d.x_type == GQMM_BF16 && !m.routed.down.wide && /* h as it lies */

@@ -13,6 +13,17 @@ enum {
     MOST_PLAIN = 1 << 24  /* weights that are dequantised at a time */
 };
 
+static int64_t experts_of(const gqmm_cuda_call *c)
+{
+    return c->by_id || c->p.expert < 0 ? c->p.w.n_experts : 1;
+}
+
+/* Columns of an expert. */
+static double mean_of(const gqmm_cuda_call *c)
+{
+    return (double)(c->p.n_pairs * c->p.m) / (double)experts_of(c);
+}
+
 /* Columns of a tile, by sizes that the host knows. */
 static int32_t tile_columns(const gqmm_cuda_call *c, double mean)
 {
@@ -28,11 +39,10 @@ static int32_t tile_columns(const gqmm_cuda_call *c, double mean)
 static uint8_t somewhere[16];
 
 /* By sizes and the alignment of weights, not by where data lies: a size query decides the same. */
-static bool is_of_eights(const gqmm_context *ctx, const gqmm_cuda_call *c, double mean)
+static bool is_of_eights(const gqmm_cuda_call *c, double mean)
 {
     gqmm_cuda_product p = c->p;
-    if (!c->transpose || c->many || !c->by_id || p.m != 1 || p.n_pairs <= MOST_UNSORTED ||
-        gqmm_cuda_of(ctx)->path != GQMM_CUDA_SM90)
+    if (!c->by_id || p.m != 1 || p.n_pairs <= MOST_UNSORTED)
         return false;
     p.rhs = (const int32_t *)(void *)somewhere;
     p.list.tiles = (gqmm_cuda_tile *)(void *)somewhere;
@@ -42,12 +52,10 @@ static bool is_of_eights(const gqmm_context *ctx, const gqmm_cuda_call *c, doubl
 }
 
 /* Likewise. */
-static bool is_wide(const gqmm_context *ctx, const gqmm_cuda_call *c, int64_t experts, double mean)
+static bool is_wide(const gqmm_cuda_call *c, double mean)
 {
     gqmm_cuda_product p = c->p;
-    if (!c->transpose || c->narrow || !c->family->wide ||
-        gqmm_cuda_of(ctx)->path != GQMM_CUDA_SM90 || p.x_type != GQMM_BF16 ||
-        mean < (experts > 1 ? WIDE_FROM : WIDE_FROM_DENSE))
+    if (!c->family->wide || p.x_type != GQMM_BF16)
         return false;
     p.x_order = 0;
     p.x_ordered = somewhere;
@@ -56,31 +64,36 @@ static bool is_wide(const gqmm_context *ctx, const gqmm_cuda_call *c, int64_t ex
     return c->family->wide_fits(&p);
 }
 
-static bool is_int8(const gqmm_context *ctx, const gqmm_cuda_call *c, int64_t experts, double mean)
+static bool is_int8(const gqmm_cuda_call *c, double mean)
 {
-    return c->rounds && c->transpose && !c->narrow && c->family->int8 &&
-           gqmm_cuda_of(ctx)->path == GQMM_CUDA_SM90 &&
-           mean >= (experts > 1 ? WIDE_FROM : WIDE_FROM_DENSE) &&
-           c->family->int8_columns(mean) > 0 && c->family->int8_fits(&c->p);
+    return c->rounds && c->family->int8 && c->family->int8_columns(mean) > 0 &&
+           c->family->int8_fits(&c->p);
 }
 
 /* Likewise. */
-static bool is_middle(const gqmm_context *ctx, const gqmm_cuda_call *c)
+static bool is_middle(const gqmm_cuda_call *c)
 {
-    return c->alone && c->transpose && !c->by_id && gqmm_cuda_of(ctx)->path == GQMM_CUDA_SM90 &&
-           c->family->middle_fits(&c->p);
+    return c->alone && !c->by_id && c->family->middle_fits(&c->p);
 }
 
-void gqmm_cuda_plan_call(const gqmm_context *ctx, gqmm_cuda_call *c)
+int32_t gqmm_cuda_kinds(const gqmm_context *ctx, const gqmm_cuda_call *c)
 {
-    const int64_t columns = c->p.n_pairs * c->p.m;
-    const int64_t experts = c->by_id || c->p.expert < 0 ? c->p.w.n_experts : 1;
-    const double mean = (double)columns / (double)experts;
-    c->int8 = is_int8(ctx, c, experts, mean);
-    c->eights = !c->int8 && is_of_eights(ctx, c, mean);
-    c->middle = !c->int8 && is_middle(ctx, c);
-    c->wide = c->int8 || (!c->eights && !c->middle && is_wide(ctx, c, experts, mean));
-    c->p.list.tile_columns = tile_columns(c, mean);
+    const double mean = mean_of(c);
+    const bool many = mean >= (experts_of(c) > 1 ? WIDE_FROM : WIDE_FROM_DENSE);
+    if (!c->transpose || gqmm_cuda_of(ctx)->path != GQMM_CUDA_SM90)
+        return GQMM_CUDA_PRODUCT;
+    return (many && is_int8(c, mean) ? GQMM_CUDA_INT8 : 0) |
+           (is_of_eights(c, mean) ? GQMM_CUDA_EIGHTS : 0) | (is_middle(c) ? GQMM_CUDA_MIDDLE : 0) |
+           (many && is_wide(c, mean) ? GQMM_CUDA_WIDE : 0);
+}
+
+void gqmm_cuda_plan_as(gqmm_cuda_call *c, int32_t kinds)
+{
+    c->int8 = kinds & GQMM_CUDA_INT8;
+    c->eights = !c->int8 && kinds & GQMM_CUDA_EIGHTS;
+    c->middle = !c->int8 && kinds & GQMM_CUDA_MIDDLE;
+    c->wide = c->int8 || (!c->eights && !c->middle && kinds & GQMM_CUDA_WIDE);
+    c->p.list.tile_columns = tile_columns(c, mean_of(c));
     c->sorted = c->wide || (c->by_id && c->p.m == 1 && c->p.n_pairs > MOST_UNSORTED);
 }
 
@@ -262,7 +275,7 @@ gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t
         return gqmm_fail(err, GQMM_E_SHAPE, 0,
                          "%" PRId64 " pairs of %" PRId64 " rows exceed the 2^31 of one CUDA call",
                          d->n_pairs, d->m);
-    gqmm_cuda_plan_call(ctx, &c);
+    gqmm_cuda_plan_as(&c, gqmm_cuda_kinds(ctx, &c));
     c.dense = !c.middle && is_dense(ctx, &c);
     st = gqmm_lay_out(ctx, take_gather, &c, run, d->workspace, d->workspace_bytes, bytes, err);
     if (st != GQMM_OK || !run || d->n_pairs * d->m == 0)
