@@ -16,6 +16,7 @@ typedef struct call_plan {
     bool dense;   /* through gqmm_qmm */
     bool odd;     /* strides with gaps, repeats and reversed rows */
     bool crooked; /* planes, x and y on odd addresses */
+    bool slipped; /* x alone */
     bool nan;     /* one activation is NaN or infinite */
     bool rounds;  /* int8 has to be taken where the device has it */
     bool scaled;  /* rows of x differ by powers of two, 2^-100 to 2^100 */
@@ -99,8 +100,8 @@ static bool make_xy(job *j)
 {
     const int64_t xs = (int64_t)gqmm_type_size(j->g.x_type);
     const int64_t ys = (int64_t)gqmm_type_size(j->g.y_type);
-    const bool crooked = j->p->crooked;
-    if (!span_make(&j->x, j->x_elems * xs, crooked ? xs * (1 + rnd_below(7)) : 0) ||
+    const bool crooked = j->p->crooked, slipped = crooked || j->p->slipped;
+    if (!span_make(&j->x, j->x_elems * xs, slipped ? xs * (1 + rnd_below(7)) : 0) ||
         !span_make(&j->y, j->y_elems * ys, crooked ? ys * (1 + rnd_below(7)) : 0))
         return false;
     for (int64_t i = 0; i < j->x_elems; i++)

@@ -106,6 +106,7 @@ static bool pair_counts(const gqmm_format_info *f)
                                  .y_type = i % 2 ? GQMM_F32 : GQMM_BF16,
                                  .rhs = kind == 2 ? IDS_ONE : IDS_SKIP,
                                  .crooked = dense && i % 8 == 7,
+                                 .slipped = dense && i % 10 == 0,
                                  .dense = dense};
             if (!dense || counts[i] > 0) /* m = 0 means 1 */
                 ok = try_call(f, &p);

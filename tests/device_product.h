@@ -43,6 +43,17 @@ static bool was_wide(const call_plan *p)
            (strstr(how, " wide") || strstr(how, " middle") || strstr(how, " dense"));
 }
 
+/* x has to lie at a multiple of 16 for those kernels that take it as it is; else the call before
+ * says that it took another. */
+static bool says_what_slips(const call_plan *p)
+{
+    char how[300] = "";
+    gqmm_explain(on.ctx, how, sizeof how);
+    NEED(!p->slipped || !(strstr(how, " middle") || strstr(how, " dense")),
+         "x is at no multiple of 16, but: %s", how);
+    return true;
+}
+
 /* Whether activations were rounded in blocks of 128, as gqmm.h says of many columns. */
 static bool was_int8(const call_plan *p, const char *format)
 {
@@ -253,7 +264,8 @@ static bool job_run(job *j)
     j->int8 = was_int8(j->p, j->s.f->pub.name);
     NEED(!j->p->rounds || !on.cuda || strcmp(on.path, "sm_90") != 0 || j->int8,
          "int8 was not taken");
-    if (!span_fenced(&j->y, "y") || !check_gaps(j) || !check_rows(j) || !check_noise(j))
+    if (!says_what_slips(j->p) || !span_fenced(&j->y, "y") || !check_gaps(j) || !check_rows(j) ||
+        !check_noise(j))
         return false;
     j->first = must(malloc(j->y.total));
     memcpy(j->first, j->y.seen, j->y.total);
@@ -270,7 +282,10 @@ static bool job_explain(const gqmm_format_info *f, const call_plan *p)
                    (long long)p->rows, (long long)p->cols, p->transpose,
                    p->precision ? "int8" : "exact", type_names[p->x_type], type_names[p->y_type],
                    (long long)p->pairs, (long long)p->m, (long long)p->n_x, p->lhs, p->rhs,
-                   p->odd ? " odd" : "", p->crooked ? " crooked" : "");
+                   p->odd ? " odd" : "",
+                   p->crooked   ? " crooked"
+                   : p->slipped ? " slipped"
+                                : "");
 }
 
 static bool try_call(const gqmm_format_info *f, const call_plan *p)

@@ -163,7 +163,7 @@ gqmm_status gqmm_cuda_run_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_
         error = c->family->int8(&p, s->stream);
     else if (c->wide)
         error = c->family->wide(&p, s->stream);
-    else if (c->middle && (uintptr_t)p.x % 16 == 0)
+    else if (c->middle)
         error = c->family->middle(&p, s->stream);
     else
         error = c->family->product(&p, s->path, s->stream);
@@ -286,8 +286,11 @@ gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t
         (st = gqmm_cuda_check_pointer("rhs", d->rhs, err)) != GQMM_OK ||
         (st = gqmm_cuda_check_pointer("workspace", d->workspace, err)) != GQMM_OK)
         return st;
-    if (c.dense && (uintptr_t)d->x % 16 != 0)
-        c.dense = c.wide = c.sorted = false; /* it takes no other workspace */
+    if ((uintptr_t)d->x % 16 != 0) {
+        if (c.dense)
+            c.wide = c.sorted = false; /* it takes no other workspace */
+        c.dense = c.middle = false;
+    }
     snprintf(ctx->explain, sizeof ctx->explain,
              "gather_qmm %s %s%s: %" PRId64 " pairs of %" PRId64 " rows, [%" PRId64 ", %" PRId64
              "], %s, %zu bytes of workspace",
