@@ -270,11 +270,12 @@ template <class D> few_plan plan_few(const gqmm_cuda_few *c)
 }
 
 // What a block asks for. Gate and up have a block a multiprocessor and begin while the launch ahead
-// still has some of these: where two fitted, two would lie on one, and others would have none.
+// still has some of these: where two fitted, two would lie on one, and others would have none. So
+// they ask for half of all, which what each block has besides makes more.
 template <class D> size_t few_shared(const gqmm_cuda_few *c, const few_plan &plan)
 {
     const size_t bytes = few_bytes<D>(c, plan);
-    return c->up.plane[0] && bytes <= few_half() ? few_half() + 16 : bytes;
+    return c->up.plane[0] && bytes <= few_half() ? few_half() + 2048 : bytes;
 }
 
 template <class D> int few(const gqmm_cuda_few *c, int path, gqmm_stream s)
