@@ -113,7 +113,8 @@ template <class D, class = void> struct low_scales_of {
     static constexpr bool has = false;
 };
 
-template <class D> struct low_scales_of<D, std::void_t<decltype(&low_codes<D>::scales)>> {
+template <class D>
+struct low_scales_of<D, std::void_t<decltype(&low_codes<D>::template scales<true>)>> {
     static constexpr bool has = true;
 };
 
@@ -132,16 +133,17 @@ GQMM_HD static void decode(results *out, const step_row &r, int j, int t, const 
     }
     if constexpr (ALIGNED && low_of<D>::has) {
         uint32_t v[low_codes<D>::parts][4];
-        low_codes<D>::get(v, r, j, t, f);
+        low_codes<D>::template get<true>(v, r, j, t, f);
         for (int part = 0; part < low_codes<D>::parts; part++)
             for (int i = 0; i < 4; i++)
                 out->low[j][t][part][i] = v[part][i];
     }
     if constexpr (ALIGNED && low_scales_of<D>::has) {
-        float2 s[4];
-        low_codes<D>::scales(s, r, t);
-        for (int i = 0; i < 4; i++)
-            out->low_scales[4 * t + i] = s[i];
+        constexpr int N = 64 / D::piece;
+        float2 s[N];
+        low_codes<D>::template scales<true>(s, r, t);
+        for (int i = 0; i < N; i++)
+            out->low_scales[N * t + i] = s[i];
     }
     for (int g = j * 32 / D::piece; t == 0 && g < (j + 1) * 32 / D::piece; g++)
         out->scales[g] = D::template scale<ALIGNED>(r, g, f);
@@ -252,7 +254,7 @@ template <class D> static bool check_low(const results &got, const char *how)
             }
         }
     }
-    for (int g = 0; low_scales_of<D>::has && g < GROUPS; g++)
+    for (int g = 0; low_scales_of<D>::has && g < D::step / D::piece; g++)
         if (memcmp(&got.low_scales[g], &got.scales[g], sizeof(float2)) != 0 &&
             got.scales[g].x == got.scales[g].x && got.scales[g].y == got.scales[g].y)
             return fail("%s: scale %d is %g", how, g, got.low_scales[g].x);

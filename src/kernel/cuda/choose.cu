@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(WARPS * 32) choose_kernel(gqmm_cuda_topk t)
         choose(t, token);
 }
 
-// A warp for each token, with EACH experts on each lane: as many slots and experts as choose_few()
+// A warp for each token, with EACH experts on each lane: as many slots and experts as choose_one()
 // takes; adds up the parts of logits.
 template <int EACH>
 __global__ void __launch_bounds__(WARPS * 32) choose_held_kernel(gqmm_cuda_topk t)

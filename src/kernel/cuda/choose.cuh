@@ -130,76 +130,80 @@ __device__ __forceinline__ void choose(const gqmm_cuda_topk &t, int64_t token)
     weigh(t, logits, ids, t.weights + token * t.n_slots, own);
 }
 
-// The experts of a few tokens by all warps of a block, to ids[token * n_slots + slot] in shared
-// memory, in the order of choose() but in steps that do not wait for each other slot after slot:
-// who is better is counted, first among 32 experts, then among the best n_slots of every 32. At
-// most 32 slots; `scratch` is few_scratch() of shared memory for each token.
+// The experts of one token by WARPS warps of a block, put(slot, expert) by some thread for each,
+// in the order of choose() but in steps that do not wait for each other slot after slot: who is
+// better is counted, first among 32 experts, then among the best of every 32. The block is to wait
+// before it reads what was put. `scratch` is few_scratch() bytes of shared memory.
 constexpr int MOST_FEW_SLOTS = 32, MOST_FEW_EXPERTS = 1024;
 
-__host__ __device__ inline int few_scratch(int n_experts, int n_slots)
+// 2^this of every 32 experts are looked at.
+__host__ __device__ inline int few_bits(int n_slots)
 {
-    return (n_experts + 31) / 32 * (32 * 4 + (n_slots | 1) * 6 + 2);
+    int bits = 2;
+    while (1 << bits < n_slots)
+        bits++;
+    return bits;
 }
 
-// logit(token, expert) is read once.
-template <int WARPS, class LOGIT>
-__device__ __forceinline__ void choose_few(int32_t *ids, uint8_t *scratch, const gqmm_cuda_topk &t,
-                                           int tokens, const LOGIT &logit)
+template <int WARPS> __host__ __device__ int few_scratch(int n_experts, int n_slots)
+{
+    return WARPS * 32 * 4 + ((n_experts + 31) / 32 << few_bits(n_slots)) * 6;
+}
+
+// logit(expert) is read once.
+template <int WARPS, class LOGIT, class PUT>
+__device__ __forceinline__ void choose_one(uint8_t *scratch, const gqmm_cuda_topk &t,
+                                           const LOGIT &logit, const PUT &put)
 {
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    const int slots = t.n_slots, pitch = slots | 1, chunks = (t.n_experts + 31) / 32;
-    const int all = tokens * chunks;
-    uint32_t *keys = (uint32_t *)scratch, *best = keys + all * 32; // [chunk, 32], [chunk, pitch]
-    int16_t *names = (int16_t *)(best + all * pitch);              // of the best
-#pragma unroll 4
-    for (int i = (int)threadIdx.x; i < all * 32; i += WARPS * 32) {
-        const int token = i / 32 / chunks, e = i - token * chunks * 32;
-        float v = e < t.n_experts ? logit(token, e) : 0.0f;
+    const int bits = few_bits(t.n_slots), chunks = (t.n_experts + 31) / 32;
+    uint32_t *keys = (uint32_t *)scratch + warp * 32;
+    uint32_t *best = (uint32_t *)scratch + WARPS * 32; // [chunk, 2^bits]
+    int16_t *names = (int16_t *)(best + (chunks << bits));
+#pragma unroll 1
+    for (int c = warp; c < chunks; c += WARPS) {
+        const int e = c * 32 + lane;
+        float v = e < t.n_experts ? logit(e) : 0.0f;
         if (t.scoring == GQMM_SIGMOID)
             v = sigmoid(v);
         if (t.bias && e < t.n_experts)
             v = v + t.bias[e];
-        keys[i] = e < t.n_experts ? key_of_score(v) : 0;
-    }
-    __syncthreads();
-#pragma unroll 1
-    for (int i = warp; i < all; i += WARPS) {
-        const uint32_t key = keys[i * 32 + lane];
+        const uint32_t key = e < t.n_experts ? key_of_score(v) : 0;
+        keys[lane] = key;
+        __syncwarp();
         int rank = __popc(__match_any_sync(~0u, key) & ((1u << lane) - 1));
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            const uint4 other = ((const uint4 *)(keys + i * 32))[j];
+            const uint4 other = ((const uint4 *)keys)[j];
             rank += (other.x > key) + (other.y > key) + (other.z > key) + (other.w > key);
         }
-        if (rank < slots) {
-            best[i * pitch + rank] = key;
-            names[i * pitch + rank] = (int16_t)(i % chunks * 32 + lane);
+        if (rank < 1 << bits) {
+            best[(c << bits) + rank] = key;
+            names[(c << bits) + rank] = (int16_t)e;
         }
+        __syncwarp();
     }
     __syncthreads();
-    int parts = 1; // threads that share one of the best
-    while (parts < 32 && parts < chunks && all * slots * parts * 2 <= WARPS * 32)
-        parts *= 2;
-    const int part = (int)threadIdx.x % parts;
+    const int at = lane & ((1 << bits) - 1), part = lane >> bits; // lanes share one of the best
 #pragma unroll 1
-    for (int i0 = 0; i0 < all * slots; i0 += WARPS * 32 / parts) {
-        const int i = i0 + (int)threadIdx.x / parts, own = i / slots, at = i - own * slots;
-        const bool is = i < all * slots;
-        const int token = own / chunks, chunk = own - token * chunks;
-        const uint32_t key = is ? best[own * pitch + at] : 0;
+    for (int own = warp; own < chunks; own += WARPS) {
+        const uint32_t key = best[(own << bits) + at];
         int rank = part ? 0 : at;
 #pragma unroll 1
-        for (int c = part; is && c < chunks; c += parts) {
-            const uint32_t *other = best + (token * chunks + c) * pitch;
-            const uint32_t least = c == chunk ? ~0u : key + (c > chunk); // equals: the lower id
-#pragma unroll 8
-            for (int j = 0; j < slots; j++)
-                rank += other[j] >= least;
+        for (int c = part; c < chunks; c += 32 >> bits) {
+            const uint32_t least = c == own ? ~0u : key + (c > own); // equals: the lower id
+            const uint4 *others = (const uint4 *)(best + (c << bits));
+#pragma unroll 2
+            for (int j = 0; j < 1 << (bits - 2); j++) {
+                const uint4 other = others[j];
+                rank += (other.x >= least) + (other.y >= least) + (other.z >= least) +
+                        (other.w >= least);
+            }
         }
-        for (int d = 1; d < parts; d *= 2)
+        for (int d = 1 << bits; d < 32; d *= 2)
             rank += __shfl_xor_sync(~0u, rank, d);
-        if (part == 0 && key != 0 && rank < slots)
-            ids[token * slots + rank] = names[own * pitch + at];
+        if (part == 0 && key != 0 && rank < t.n_slots)
+            put(rank, (int)names[(own << bits) + at]);
     }
 }
 

@@ -12,9 +12,10 @@
 //   bit(j, p), up(j)           code = (v[0] + v[1] * 2^up) / 2^bit for pair p of piece j, where
 //                              v[part] are the numbers times 2^133; both only where parts are 2
 //                              need bit to be the same for all pairs
-//   get(a, row, j, t, args)    for steps that are ALIGNED in the sense of decode.cuh
+//   get(a, row, j, t, args)
 // and may have
-//   scales(s, row, t)          what scale() says of groups 4 t to 4 t + 3
+//   scales(s, row, t)          what scale() says of the groups of pieces 2 t and 2 t + 1
+// both templates of ALIGNED as in decode.cuh.
 // For decoders that are not here it is not defined.
 #ifndef GQMM_KERNEL_CUDA_DECODE_LOW_CUH
 #define GQMM_KERNEL_CUDA_DECODE_LOW_CUH
@@ -48,11 +49,7 @@ template <order O, int BIAS, int PARTS = 1> struct low_base {
     }
 };
 
-// Of a step that is aligned as its decoder says.
-template <class D> GQMM_HD static inline memory<D::align> low_memory(const step_row &r)
-{
-    return memory<D::align>(r.p[0]);
-}
+template <class D, bool ALIGNED> using low_memory = memory<ALIGNED ? D::align : 1>;
 
 // The same bits of bytes 0 and 2, and of bytes 1 and 3.
 GQMM_HD static inline void low_pairs(uint32_t *a, uint32_t w, uint32_t bits)
@@ -76,10 +73,11 @@ template <class D, int BYTES, int HEAD, int BIAS> struct low_nibbles : low_base<
     {
         return p < 2 ? 0 : 4;
     }
+    template <bool ALIGNED>
     GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                             const format_args &)
     {
-        const uint32_t w = low_memory<D>(r).word(BYTES * j + HEAD, 4 * t);
+        const uint32_t w = low_memory<D, ALIGNED>(r.p[0]).word(BYTES * j + HEAD, 4 * t);
         low_pairs(a[0], w, 0x000f);
         low_pairs(a[0] + 2, w, 0x00f0);
     }
@@ -92,10 +90,11 @@ template <> struct low_codes<dec_q4_1> : low_nibbles<dec_q4_1, 20, 4, 0> {
 
 // HEAD bytes, then the fifth bits of all and the nibbles of elements 16 apart.
 template <class D, int BYTES, int HEAD, int BIAS> struct low_fives : low_base<CROSSED, BIAS> {
+    template <bool ALIGNED>
     GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                             const format_args &)
     {
-        const memory<D::align> m = low_memory<D>(r);
+        const low_memory<D, ALIGNED> m(r.p[0]);
         const uint32_t w = m.word(BYTES * j + HEAD + 4, 4 * t);
         const uint32_t top = m.word(BYTES * j + HEAD) >> 4 * t;
         const uint32_t low = (top & 15) * 0x02040810u, high = (top >> 16 & 15) * 0x02040810u;
@@ -110,11 +109,12 @@ template <> struct low_codes<dec_q5_1> : low_fives<dec_q5_1, 24, 4, 0> {
 };
 
 template <> struct low_codes<dec_q8_0> : low_base<BYTES, 128> {
+    template <bool ALIGNED>
     GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                             const format_args &)
     {
         uint32_t w[2];
-        low_memory<dec_q8_0>(r).two(w, 34 * j + 2, 8 * t);
+        low_memory<dec_q8_0, ALIGNED>(r.p[0]).two(w, 34 * j + 2, 8 * t);
         low_bytes(a[0], w[0] ^ 0x80808080);
         low_bytes(a[0] + 2, w[1] ^ 0x80808080);
     }
@@ -134,18 +134,20 @@ GQMM_HD static inline void low_iq4(uint32_t (&a)[4], uint32_t w)
 }
 
 template <> struct low_codes<dec_iq4_nl> : low_base<HALVES, 127> {
+    template <bool ALIGNED>
     GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                             const format_args &)
     {
-        low_iq4(a[0], low_memory<dec_iq4_nl>(r).word(18 * j + 2, 4 * t));
+        low_iq4(a[0], low_memory<dec_iq4_nl, ALIGNED>(r.p[0]).word(18 * j + 2, 4 * t));
     }
 };
 
 template <> struct low_codes<dec_iq4_xs> : low_base<HALVES, 127> {
+    template <bool ALIGNED>
     GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                             const format_args &)
     {
-        low_iq4(a[0], low_memory<dec_iq4_xs>(r).word(8 + 16 * j, 4 * t));
+        low_iq4(a[0], low_memory<dec_iq4_xs, ALIGNED>(r.p[0]).word(8 + 16 * j, 4 * t));
     }
 };
 
@@ -170,11 +172,12 @@ template <order O> struct low_e2m1_base : low_base<O, 0> {
 };
 
 template <> struct low_codes<dec_mxfp4> : low_e2m1_base<CROSSED> {
+    template <bool ALIGNED>
     GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                             const format_args &)
     {
         uint32_t v[4];
-        low_e2m1(v, low_memory<dec_mxfp4>(r).word(17 * j + 1, 4 * t));
+        low_e2m1(v, low_memory<dec_mxfp4, ALIGNED>(r.p[0]).word(17 * j + 1, 4 * t));
         a[0][0] = v[0];
         a[0][1] = v[2];
         a[0][2] = v[1];
@@ -183,28 +186,31 @@ template <> struct low_codes<dec_mxfp4> : low_e2m1_base<CROSSED> {
 };
 
 template <> struct low_codes<dec_nvfp4> : low_e2m1_base<NATIVE> {
+    template <bool ALIGNED>
     GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                             const format_args &)
     {
-        const memory<dec_nvfp4::align> m = low_memory<dec_nvfp4>(r);
+        const low_memory<dec_nvfp4, ALIGNED> m(r.p[0]);
         const int c = 36 * (j >> 1) + 4 + 16 * (j & 1);
         low_e2m1(a[0], permute(m.half(c, 2 * t), m.half(c + 8, 2 * t), 0x5140));
     }
 };
 
 template <> struct low_codes<dec_mlx_mxfp4> : low_e2m1_base<NIBBLE> {
+    template <bool ALIGNED>
     GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                             const format_args &)
     {
-        low_e2m1(a[0], low_memory<dec_mlx_mxfp4>(r).word(16 * j, 4 * t));
+        low_e2m1(a[0], low_memory<dec_mlx_mxfp4, ALIGNED>(r.p[0]).word(16 * j, 4 * t));
     }
 };
 
 template <> struct low_codes<dec_mlx_nvfp4> : low_e2m1_base<CROSSED> {
+    template <bool ALIGNED>
     GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                             const format_args &)
     {
-        const memory<dec_mlx_nvfp4::align> m = low_memory<dec_mlx_nvfp4>(r);
+        const low_memory<dec_mlx_nvfp4, ALIGNED> m(r.p[0]);
         low_e2m1(a[0], permute(m.half(16 * j, 2 * t), m.half(16 * j + 8, 2 * t), 0x5140));
     }
 };
@@ -232,14 +238,16 @@ template <> struct low_codes<dec_q2_k> : low_base<CROSSED, 0> {
     {
         return 2 * (j & 3);
     }
+    template <bool ALIGNED>
     GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                             const format_args &)
     {
-        low_halves(a[0], low_memory<dec_q2_k>(r), 16 + 32 * (j >> 2), t, 3u << bit(j, 0));
+        low_halves(a[0], low_memory<dec_q2_k, ALIGNED>(r.p[0]), 16 + 32 * (j >> 2), t,
+                   3u << bit(j, 0));
     }
-    GQMM_HD static void scales(float2 (&s)[4], const step_row &r, int t)
+    template <bool ALIGNED> GQMM_HD static void scales(float2 (&s)[4], const step_row &r, int t)
     {
-        const memory<dec_q2_k::align> m = low_memory<dec_q2_k>(r);
+        const low_memory<dec_q2_k, ALIGNED> m(r.p[0]);
         const uint32_t w = m.word(0, 4 * t), low = w & 0x0f0f0f0f, high = w >> 4 & 0x0f0f0f0f;
         const uint32_t dd = m.word(80);
         const float d = half_to_float(dd & 0xffff), least = half_to_float(dd >> 16);
@@ -258,21 +266,57 @@ template <> struct low_codes<dec_q3_k> : low_base<CROSSED, 4, 2> {
     {
         return 2 + bit(j, 0) - j;
     }
+    template <bool ALIGNED>
     GQMM_HD static void get(uint32_t (&a)[2][4], const step_row &r, int j, int t,
                             const format_args &)
     {
-        const memory<dec_q3_k::align> m = low_memory<dec_q3_k>(r);
+        const low_memory<dec_q3_k, ALIGNED> m(r.p[0]);
         low_halves(a[0], m, 32 + 32 * (j >> 2), t, 3u << bit(j, 0));
         low_halves(a[1], m, 0, t, 1u << j);
     }
-    GQMM_HD static void scales(float2 (&s)[4], const step_row &r, int t)
+    template <bool ALIGNED> GQMM_HD static void scales(float2 (&s)[4], const step_row &r, int t)
     {
-        const memory<dec_q3_k::align> m = low_memory<dec_q3_k>(r);
+        const low_memory<dec_q3_k, ALIGNED> m(r.p[0]);
         const uint32_t low = m.word(96, 4 * (t & 1)) >> 4 * (t >> 1) & 0x0f0f0f0f;
         const uint32_t w = pick(m.word(104) >> 2 * t << 4, 0x30303030, low);
         const float d = m.f16(108);
         for (int i = 0; i < 4; i++)
             s[i] = make_float2(mul(d, low_integer(w, i, 32)), 0.0f);
+    }
+};
+
+// Of q4_k and q5_k, as in k_scale().
+template <class D, bool ALIGNED>
+GQMM_HD static inline void low_k_scales(float2 (&s)[2], const step_row &r, int t)
+{
+    uint32_t w[4];
+    low_memory<D, ALIGNED>(r.p[0]).four(w, 0);
+    const int high = t >> 1, first = 2 * (t & 1);
+    const uint32_t sc = pick(high ? w[3] : w[1], 0x0f0f0f0f, w[1] >> 2 * high & 0x30303030);
+    const uint32_t mn = pick(high ? w[3] >> 4 : w[2], 0x0f0f0f0f, w[2] >> 2 * high & 0x30303030);
+    const float d = half_to_float(w[0] & 0xffff), least = -half_to_float(w[0] >> 16);
+    for (int i = 0; i < 2; i++)
+        s[i] = make_float2(mul(d, low_integer(sc, first + i, 0)),
+                           mul(least, low_integer(mn, first + i, 0)));
+}
+
+template <> struct low_codes<dec_q4_k> : low_base<BYTES, 0> {
+    GQMM_HD static constexpr int bit(int j, int)
+    {
+        return 4 * (j & 1);
+    }
+    template <bool ALIGNED>
+    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
+                            const format_args &)
+    {
+        uint32_t w[2];
+        low_memory<dec_q4_k, ALIGNED>(r.p[0]).two(w, 16 + 32 * (j >> 1), 8 * t);
+        low_pairs(a[0], w[0], 15u << bit(j, 0));
+        low_pairs(a[0] + 2, w[1], 15u << bit(j, 0));
+    }
+    template <bool ALIGNED> GQMM_HD static void scales(float2 (&s)[2], const step_row &r, int t)
+    {
+        low_k_scales<dec_q4_k, ALIGNED>(s, r, t);
     }
 };
 
@@ -285,10 +329,11 @@ template <> struct low_codes<dec_q5_k> : low_base<BYTES, 0, 2> {
     {
         return 4 + bit(j, 0) - j;
     }
+    template <bool ALIGNED>
     GQMM_HD static void get(uint32_t (&a)[2][4], const step_row &r, int j, int t,
                             const format_args &)
     {
-        const memory<dec_q5_k::align> m = low_memory<dec_q5_k>(r);
+        const low_memory<dec_q5_k, ALIGNED> m(r.p[0]);
         uint32_t w[2], top[2];
         m.two(w, 48 + 32 * (j >> 1), 8 * t);
         m.two(top, 16, 8 * t);
@@ -296,6 +341,10 @@ template <> struct low_codes<dec_q5_k> : low_base<BYTES, 0, 2> {
             low_pairs(a[0] + 2 * i, w[i], 15u << bit(j, 0));
             low_pairs(a[1] + 2 * i, top[i], 1u << j);
         }
+    }
+    template <bool ALIGNED> GQMM_HD static void scales(float2 (&s)[2], const step_row &r, int t)
+    {
+        low_k_scales<dec_q5_k, ALIGNED>(s, r, t);
     }
 };
 
@@ -308,98 +357,21 @@ template <> struct low_codes<dec_q6_k> : low_base<CROSSED, 32, 2> {
     {
         return 4 + bit(j, 0) - 2 * (j & 3);
     }
+    template <bool ALIGNED>
     GQMM_HD static void get(uint32_t (&a)[2][4], const step_row &r, int j, int t,
                             const format_args &)
     {
-        const memory<dec_q6_k::align> m = low_memory<dec_q6_k>(r);
+        const low_memory<dec_q6_k, ALIGNED> m(r.p[0]);
         low_halves(a[0], m, 64 * (j >> 2) + 32 * (j & 1), t, 15u << bit(j, 0));
         low_halves(a[1], m, 128 + 32 * (j >> 2), t, 3u << 2 * (j & 3));
     }
-    GQMM_HD static void scales(float2 (&s)[4], const step_row &r, int t)
+    template <bool ALIGNED> GQMM_HD static void scales(float2 (&s)[4], const step_row &r, int t)
     {
-        const memory<dec_q6_k::align> m = low_memory<dec_q6_k>(r);
+        const low_memory<dec_q6_k, ALIGNED> m(r.p[0]);
         const uint32_t w = m.word(192, 4 * t) ^ 0x80808080;
         const float d = m.f16(208);
         for (int i = 0; i < 4; i++)
             s[i] = make_float2(mul(d, low_integer(w, i, 128)), 0.0f);
-    }
-};
-
-// ---------------------------------------------------------------- affine
-
-template <> struct low_codes<dec_affine2> : low_base<NIBBLE, 0> {
-    GQMM_HD static constexpr int bit(int, int p)
-    {
-        return 2 * p;
-    }
-    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
-                            const format_args &)
-    {
-        const uint32_t x = permute(low_memory<dec_affine2>(r).half(8 * j, 2 * t), 0, 0x4140);
-        for (int p = 0; p < 4; p++)
-            a[0][p] = x & both(3u << 2 * p);
-    }
-};
-
-template <> struct low_codes<dec_affine3> : low_base<NIBBLE, 0> {
-    GQMM_HD static constexpr int bit(int, int p)
-    {
-        return p % 2 * 3;
-    }
-    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
-                            const format_args &)
-    {
-        const uint32_t v = low_memory<dec_affine3>(r).word(12 * j, 3 * t, 3);
-        const uint32_t x = (v & 0x0000ffff) | (v << 4 & 0xffff0000), y = x >> 6;
-        a[0][0] = x & both(0x0007);
-        a[0][1] = x & both(0x0038);
-        a[0][2] = y & both(0x0007);
-        a[0][3] = y & both(0x0038);
-    }
-};
-
-template <> struct low_codes<dec_affine5> : low_base<NIBBLE, 0> {
-    GQMM_HD static constexpr int bit(int, int p)
-    {
-        return p == 2 ? 2 : 0;
-    }
-    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
-                            const format_args &)
-    {
-        uint32_t w[2];
-        low_memory<dec_affine5>(r).two(w, 20 * j, 5 * t, 5);
-        const uint32_t above = funnel(w[0], w[1], 20);
-        const uint32_t x = permute(w[0], above, 0x5410), y = permute(w[0], above, 0x6521);
-        a[0][0] = x & both(0x001f);
-        a[0][1] = x >> 5 & both(0x001f);
-        a[0][2] = y & both(0x007c); // y is 8 bits on
-        a[0][3] = y >> 7 & both(0x001f);
-    }
-};
-
-template <> struct low_codes<dec_affine6> : low_base<NIBBLE, 0> {
-    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
-                            const format_args &)
-    {
-        uint32_t w[2];
-        low_memory<dec_affine6>(r).two(w, 24 * j, 6 * t, 6);
-        const uint32_t above = funnel(w[0], w[1], 24);
-        const uint32_t x = permute(w[0], above, 0x5410), y = permute(w[0], above, 0x6521);
-        a[0][0] = x & both(0x003f);
-        a[0][1] = x >> 6 & both(0x003f);
-        a[0][2] = y >> 4 & both(0x003f);
-        a[0][3] = y >> 10 & both(0x003f);
-    }
-};
-
-template <> struct low_codes<dec_affine8> : low_base<BYTES, 0> {
-    GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
-                            const format_args &)
-    {
-        uint32_t w[2];
-        low_memory<dec_affine8>(r).two(w, 32 * j, 8 * t);
-        low_bytes(a[0], w[0]);
-        low_bytes(a[0] + 2, w[1]);
     }
 };
 
