@@ -221,6 +221,9 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  *          bits scales from 2^31 and h from 2^91 on then overflow. Of these gqmm_qmm() on sm_90
  *          rounds so from 16 rows on. From 512 rows on, of these from 769, it dequantises the
  *          matrix first (sm_90), rounded once, 2 bytes a weight, in slices of 32 MiB of workspace.
+ *          Where up to 128 pairs meet one expert each in the mean, or fewer (q4_k: two), and weights
+ *          are int4_g128, affine4_g64 or q4_k (sm_90), bf16 activations count as multiples of at
+ *          most 2^-29 of the largest of 256 neighbours along K.
  * INT8     has kernels of its own on sm_90 where they pay: int4_g128, bf16 activations (and y, but
  *          of gqmm_moe), K (of gqmm_moe D and F) a multiple of 256, rows of codes at multiples of
  *          16 bytes, and 6 to 32 columns per expert in the mean. Blocks have 128 numbers along K,

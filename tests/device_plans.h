@@ -128,7 +128,7 @@ static bool try_bf16(const gqmm_format_info *f, call_plan p, int i)
 /* Few bf16 columns of whole row tiles: from one tile to more than the device has blocks, K from one
  * step to more than the warps of a block. The last ones are as large as direct.cuh asks for
  * (pays_from), without a list and with one, two of them with more columns of an expert than wide
- * tiles need. */
+ * tiles need, and three with so few that they are taken as digits. */
 static bool few_columns(const gqmm_format_info *f)
 {
     static const call_plan plans[] = {
@@ -151,6 +151,9 @@ static bool few_columns(const gqmm_format_info *f)
         {.e = 3, .rows = 32, .cols = 4096, .pairs = 2, .lhs = IDS_RANDOM},
         {.e = 6, .rows = 272, .cols = 768, .pairs = 7, .m = 3, .rhs = IDS_SKIP, .nan = true},
         {.e = 28, .rows = 1024, .cols = 4096, .pairs = 128, .rhs = IDS_SKIP, .scaled = true},
+        {.e = 40, .rows = 528, .cols = 2048, .pairs = 20, .rhs = IDS_SKIP, .scaled = true},
+        {.e = 60, .rows = 1040, .cols = 1280, .pairs = 30, .lhs = IDS_SKIP, .nan = true},
+        {.e = 128, .rows = 2048, .cols = 256, .pairs = 61, .rhs = IDS_ONE},
         {.e = 34, .rows = 2048, .cols = 2048, .pairs = 130, .nan = true},
         {.e = 34, .rows = 8192, .cols = 512, .pairs = 260, .scaled = true},
     };
@@ -443,10 +446,10 @@ static bool moe_int8(const gqmm_format_info *f)
 }
 
 /* Layers as large as direct.cuh asks for, whose experts have few columns: SwiGLU in its stores, and
- * down, on pairs in no list and in one. */
+ * down, on pairs in one list and in none, and on so few that they are taken as digits. */
 static bool moe_eights(const gqmm_format_info *f)
 {
-    static const int64_t tokens[] = {96, 30};
+    static const int64_t tokens[] = {96, 30, 7};
     plan p = {.gate = f->pub.name,
               .up = f->pub.name,
               .down = f->pub.name,

@@ -26,14 +26,15 @@ static bool check_direct_plan(const gqmm_cuda_product &p, int path, bool (*fail)
            fail("sm_%d: %d bytes for each of %d blocks", path, plan.bytes, plan.blocks);
 }
 
-template <class L>
+template <class L, bool DIGITAL>
 static bool check_stay_plan(const gqmm_cuda_product &p, bool (*fail)(const char *, ...))
 {
-    const stay_plan plan = plan_stay<L>(&p);
+    const stay_plan plan = plan_stay<L, DIGITAL>(&p);
     const int steps = (int)(p.k / 256), ring = plan.warps * STAY_STAGES * L::stage_bytes;
     const int own = (int)(2 * sizeof(column_set<DIRECT_COLUMNS>) + sizeof(direct_pairs)) + 1024;
-    return (plan.warps % steps == 0 && plan.warps <= STAY_WARPS &&
-            plan.ring == plan.warps / steps * STAY_ROUND * steps * 512 &&
+    return (plan.warps == steps << plan.group_bits && plan.warps <= STAY_WARPS &&
+            plan.steps.by == steps &&
+            plan.ring == plan.warps * STAY_ROUND * (DIGITAL ? 256 : 512) &&
             plan.bytes == plan.ring + ring &&
             STAY_BLOCKS * (plan.bytes + own) <= (227 + 1) * 1024) ||
            fail("%d warps for %d steps, %d bytes of which rings begin at %d", plan.warps, steps,
@@ -53,7 +54,8 @@ static bool check_direct_plans(const direct_lanes<L, M...> *, const gqmm_cuda_pr
     const direct_lanes<M...> *rest = NULL;
     return (p.k % 256 || p.x_type != GQMM_BF16 ||
             (check_direct_plan<L>(p, path, fail) &&
-             (!stay_fits<L>(&p, path) || check_stay_plan<L>(p, fail)))) &&
+             (!stay_fits<L>(&p, path) || check_stay_plan<L, false>(p, fail)) &&
+             (!digits_fit<L>(&p, path) || check_stay_plan<L, true>(p, fail)))) &&
            check_direct_plans(rest, p, path, fail);
 }
 

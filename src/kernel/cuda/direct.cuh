@@ -69,7 +69,8 @@ __global__ void __launch_bounds__(DIRECT_THREADS)
     const int groups = plan.warps >> plan.k_bits, steps = (int)(p.k / 256);
     const int per_tile = p.up.plane[0] ? 8 : 16;
     const direct_share own_share = {
-        mine, share, group, groups, (steps - mine + share - 1) >> plan.k_bits, per_tile};
+        mine,    share, group, 31 - __clz(groups), (steps - mine + share - 1) >> plan.k_bits,
+        per_tile};
     float4 *sums = (float4 *)(shared + plan.x_bytes); // [round][warps][32]
     uint8_t *ring =
         (uint8_t *)(sums + plan.round * blockDim.x) + warp * plan.stages * L::stage_bytes;
@@ -218,20 +219,34 @@ template <class L> direct_plan plan_direct(const gqmm_cuda_product *p, int path,
     return plan;
 }
 
+// By sizes and weights.
+template <class L> bool lanes_fit(const gqmm_cuda_product *p)
+{
+    const int per_tile = p->up.plane[0] ? 8 : 16;
+    return p->x_type == GQMM_BF16 && p->k % 256 == 0 && p->k > 0 && p->n % per_tile == 0 &&
+           p->w.aligned && (!p->up.plane[0] || p->up.aligned) && L::fits(p->w) &&
+           columns_of_tile(p) <= DIRECT_COLUMNS && p->w.n_experts <= INT16_MAX &&
+           (p->list.tiles || !p->rhs || p->m > 1 || p->n_pairs <= DIRECT_PAIRS);
+}
+
 // False: not for these sizes or weights, too little to do, or no room; then there may be no plan.
 template <class L> bool direct_fits(direct_plan *plan, const gqmm_cuda_product *p, int path)
 {
-    const int per_tile = p->up.plane[0] ? 8 : 16;
-    if (p->x_type != GQMM_BF16 || p->k % 256 != 0 || p->k == 0 || p->n % per_tile != 0 ||
-        !p->w.aligned || (p->up.plane[0] && !p->up.aligned) || !L::fits(p->w) ||
-        columns_of_tile(p) > DIRECT_COLUMNS || p->w.n_experts > INT16_MAX ||
-        (!p->list.tiles && p->rhs && p->m == 1 && p->n_pairs > DIRECT_PAIRS))
+    if (!lanes_fit<L>(p))
         return false;
     const double todo = direct_steps(p);
     if (todo < L::pays_from)
         return false;
     *plan = plan_direct<L>(p, path, todo);
     return plan->bytes <= direct_memory(path) - 4096;
+}
+
+constexpr double DIGITS_FROM = 24; // steps of a multiprocessor
+
+// Whether pairs of which few meet the same expert are taken as digits.
+template <class L> bool digits_pay(const gqmm_cuda_product *p, int path)
+{
+    return lanes_fit<L>(p) && digits_fit<L>(p, path) && direct_steps(p) >= DIGITS_FROM;
 }
 
 template <class L>
@@ -264,7 +279,8 @@ template <class L, class... M> struct direct_lanes<L, M...> {
     static bool fit(const gqmm_cuda_product *p, int path)
     {
         direct_plan plan;
-        return direct_fits<L>(&plan, p, path) || direct_lanes<M...>::fit(p, path);
+        return digits_pay<L>(p, path) || direct_fits<L>(&plan, p, path) ||
+               direct_lanes<M...>::fit(p, path);
     }
     static bool stay(const gqmm_cuda_product *p, int path)
     {
@@ -276,11 +292,14 @@ template <class L, class... M> struct direct_lanes<L, M...> {
     {
         direct_plan plan;
         *done = true;
+        if constexpr (most_digits < L >> 0)
+            if (digits_pay<L>(p, path) && x_aligned(p))
+                return gqmm::stay<L, true>(p, path, s);
         if (!direct_fits<L>(&plan, p, path))
             return direct_lanes<M...>::run(p, path, s, done);
         if constexpr (stays<L>)
             if (stay_fits<L>(p, path) && x_aligned(p))
-                return gqmm::stay<L>(p, path, s);
+                return gqmm::stay<L, false>(p, path, s);
         return direct<L>(p, plan, path, s);
     }
 };

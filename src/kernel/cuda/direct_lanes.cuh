@@ -13,6 +13,31 @@ namespace gqmm
 
 constexpr float UNIT = 8589934592.0f; // 2^33: a code of 1 times an activation of 1
 
+// For direct_digits.cuh, whose sums of codes count 16: plus an integer, the float that much larger
+// than FLOAT_ZERO.
+constexpr int FLOAT_BITS = 0x4b400000;
+constexpr float FLOAT_ZERO = 12582912.0f;
+
+// c += a b, 16 x 32 unsigned by 32 x 8 signed bytes.
+__device__ __forceinline__ void mma_bytes(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                          uint32_t a3, uint32_t b0, uint32_t b1)
+{
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// 64 numbers of 16 rows: low nibbles, and high ones, which count sixteenfold.
+template <class X>
+__device__ __forceinline__ void mma_nibbles(int (&low)[4], int (&high)[4], uint2 q0, uint2 q1,
+                                            const X &x, int j)
+{
+    const uint32_t l = 0x0f0f0f0f, h = 0xf0f0f0f0;
+    mma_bytes(low, q0.x & l, q1.x & l, q0.y & l, q1.y & l, x.x[2 * j][0], x.x[2 * j + 1][0]);
+    mma_bytes(high, q0.x & h, q1.x & h, q0.y & h, q1.y & h, x.x[2 * j][1], x.x[2 * j + 1][1]);
+}
+
 // Nibbles of a word as pairs: pair[0] as they are, pair[1] sixteenfold, then of the bytes above.
 __device__ __forceinline__ void nibble_pairs(uint32_t (&pair)[4], uint32_t w)
 {
@@ -52,6 +77,7 @@ __device__ __forceinline__ void copy_to(uint32_t to, const uint8_t *from)
 //   multiply(): the product of 16 rows and the columns. Its operand x has eight(word), the lane's
 //   numbers of column lane / 4, and sums of groups: sum(group) of columns 2 t and 2 t + 1 or, where
 //   it has PARTS, those of a matrix instruction's right operand.
+//   multiply_digits(): the same with digits; OFFSETS: it wants their sums, OFFSET_TIMES as large
 
 // Groups of 64 or 128 with scales of 16 bits; OFFSET: affine, else symmetric about 8.
 template <int G, bool OFFSET> struct lane_nibbles {
@@ -59,6 +85,8 @@ template <int G, bool OFFSET> struct lane_nibbles {
     static constexpr int BEHIND = 16 * DIRECT_PITCH, PLANE = 16 * N * 2; // of scales
     static constexpr float TIMES = OFFSET ? 1.0f : -8.0f;                // sums of numbers
     static constexpr int stage_bytes = BEHIND + SCALES * PLANE, pays_from = 80;
+    static constexpr bool OFFSETS = OFFSET;
+    static constexpr float OFFSET_TIMES = 16.0f;
 
     GQMM_HD static constexpr int bytes(int plane)
     {
@@ -250,6 +278,44 @@ template <int G, bool OFFSET> struct lane_nibbles {
                 }
                 now[e] = 0.0f;
             }
+        }
+    }
+
+    // The same for digits, see direct_digits.cuh.
+    template <class X>
+    __device__ __forceinline__ static void multiply_digits(float (&acc)[4], const uint8_t *stage,
+                                                           const X &x, int g, int t)
+    {
+        const uint8_t *row = stage + g * DIRECT_PITCH + t * 8, *at = stage + BEHIND + g * (N * 2);
+        uint32_t s[2][N / 2], o[2][N / 2];
+        int low[4], high[4];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            load(s[h], at + h * (PLANE / 2));
+            if (OFFSET)
+                load(o[h], at + h * (PLANE / 2) + PLANE);
+        }
+        if constexpr (OFFSET)
+            mma(acc, N == 4 && t & 1 ? o[0][N / 2 - 1] : o[0][0],
+                N == 4 && t & 1 ? o[1][N / 2 - 1] : o[1][0], 0, 0, x.sums[0], 0);
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int i = j / (G / 64);
+            const uint2 q0 = *(const uint2 *)(row + j * 32);
+            const uint2 q1 = *(const uint2 *)(row + j * 32 + 8 * DIRECT_PITCH);
+            if (G == 64 || j % 2 == 0)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    low[e] = 0;
+                    high[e] = OFFSET ? FLOAT_BITS : x.sums[OFFSET ? 0 : 2 * i + e % 2];
+                }
+            mma_nibbles(low, high, q0, q1, x, j);
+            if (G == 128 && j % 2 == 0)
+                continue;
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                acc[e] = fmaf(number(s[e / 2][i / 2], i),
+                              __int_as_float(high[e] + 16 * low[e]) - FLOAT_ZERO, acc[e]);
         }
     }
 };

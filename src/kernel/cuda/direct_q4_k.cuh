@@ -11,6 +11,8 @@ namespace gqmm
 struct lane_q4_k {
     static constexpr int N = 8, planes = 1, APART = 1, BLOCK = 144;
     static constexpr int stage_bytes = 16 * DIRECT_PITCH, pays_from = 200;
+    static constexpr bool OFFSETS = true;
+    static constexpr float OFFSET_TIMES = 0x1p104f; // minima are subnormal
 
     GQMM_HD static constexpr int bytes(int)
     {
@@ -193,6 +195,40 @@ struct lane_q4_k {
             for (int i = 0; i < 2; i++)
                 acc[2 * h + i] =
                     fmaf(UNIT, fmaf(d.x, all[2 * h + i], -d.y * least[2 * h + i]), acc[2 * h + i]);
+        }
+    }
+
+    template <class X>
+    __device__ __forceinline__ static void multiply_digits(float (&acc)[4], const uint8_t *stage,
+                                                           const X &x, int g, int t)
+    {
+        const uint8_t *row = stage + g * DIRECT_PITCH;
+        const uint4 head[2] = {*(const uint4 *)row, *(const uint4 *)(row + 8 * DIRECT_PITCH)};
+        uint32_t scale[2][2], minima[2];
+        unpack(scale[0], minima[0], head[0], t);
+        unpack(scale[1], minima[1], head[1], t);
+        float least[4] = {};
+        int all[2][4] = {}; // of low nibbles, of high ones
+        mma(least, minima[0], minima[1], minima[0], minima[1], x.sums[0], x.sums[1]);
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            int now[2][4] = {};
+            const uint2 q0 = *(const uint2 *)(row + 16 + j * 32 + t * 8);
+            const uint2 q1 = *(const uint2 *)(row + 16 + j * 32 + t * 8 + 8 * DIRECT_PITCH);
+            mma_nibbles(now[0], now[1], q0, q1, x, j);
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    all[h][e] +=
+                        (int)(scale[e / 2][j / 2] >> (2 * j + h) % 4 * 8 & 0xff) * now[h][e];
+        }
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const float2 d = __half22float2(*(const __half2 *)&head[h].x);
+#pragma unroll
+            for (int i = 2 * h; i < 2 * h + 2; i++)
+                acc[i] = fmaf(d.x, (float)(all[1][i] + 16 * all[0][i]), -d.y * UNIT * least[i]);
         }
     }
 };

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: MIT
 // direct.cuh where K is short: a warp has one step, 256 numbers along K, of all the row tiles that
-// meet the same columns. Its activations stay in registers while weights pass by, so that a block
-// begins without a meeting and warps share out even few row tiles. What the warps found along K is
-// added up in shared memory, some row tiles at a time.
+// meet the same columns, as numbers or as digits, see direct_digits.cuh. Its activations stay in
+// registers while weights pass by, so that a block begins without a meeting and warps share out
+// even few row tiles. What the warps found along K is added up in shared memory, some row tiles at
+// a time.
 #ifndef GQMM_KERNEL_CUDA_DIRECT_STAY_CUH
 #define GQMM_KERNEL_CUDA_DIRECT_STAY_CUH
 
+#include "kernel/cuda/direct_digits.cuh"
+#include "kernel/cuda/direct_q4_k.cuh"
 #include "kernel/cuda/direct_walk.cuh"
 #include "kernel/cuda/epilogue.cuh"
 #include "kernel/cuda/held.cuh"
 #include "kernel/cuda/product.cuh"
+#include <type_traits>
 
 namespace gqmm
 {
@@ -18,13 +22,30 @@ constexpr int STAY_WARPS = 8, STAY_BLOCKS = 2; // of a block; of a multiprocesso
 constexpr int STAY_STAGES = 3;                 // of a warp's ring, one of them the one last read
 constexpr int STAY_ROUND = 8;                  // row tiles of a warp between two meetings
 
+template <bool DIGITAL> constexpr int STAY_COLUMNS = DIGITAL ? 8 / DIGITS : DIRECT_COLUMNS;
+template <bool DIGITAL> using stay_sum = std::conditional_t<DIGITAL, float2, float4>;
+template <class L, bool DIGITAL> using stay_x = std::conditional_t<DIGITAL, digits<L>, held<L>>;
+
 // Host's choices for a launch.
 struct stay_plan {
     int warps; // of a block: whole times K / 256
-    int tiles; // of columns, at most
-    int row_tiles;
-    int ring, bytes; // of shared memory: where the warps' rings begin, all
+    quick_divisor steps;
+    int tiles;                       // of columns, at most
+    quick_divisor row_tiles, blocks; // blocks: of the launch
+    int group_bits;                  // 2^this times the warps share out K
+    int ring, bytes;                 // of shared memory: where the warps' rings begin, all
 };
+
+// What the lane has of a row tile after a matrix instruction; of digits, the sum of its two.
+__device__ __forceinline__ void keep_sums(float4 *to, const float (&acc)[4], float2 post)
+{
+    *to = make_float4(acc[0] * post.x, acc[1] * post.y, acc[2] * post.x, acc[3] * post.y);
+}
+
+__device__ __forceinline__ void keep_sums(float2 *to, const float (&acc)[4], float2 post)
+{
+    *to = make_float2(fmaf(acc[1], post.y, acc[0] * post.x), fmaf(acc[3], post.y, acc[2] * post.x));
+}
 
 // Adds up what `parts` warps found, for `tiles` row tiles from output `row` on, and stores it: a
 // warp takes a row tile, each lane what it has of it after a matrix instruction.
@@ -60,20 +81,51 @@ __device__ __forceinline__ void add_up(const float4 *sums, int parts, int tiles,
     }
 }
 
-template <class L>
-__global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
-    stay_kernel(const __grid_constant__ gqmm_cuda_product p, const __grid_constant__ stay_plan plan)
+// The same of digits: a quad has two columns, two lanes of it their digits.
+__device__ __forceinline__ void add_up(const float2 *sums, int parts, int tiles,
+                                       const gqmm_cuda_product &p,
+                                       const column_set<DIRECT_COLUMNS> &c, int64_t row, int warp,
+                                       int warps, int lane)
+{
+    const bool two = p.up.plane[0] != NULL;
+    const int col = lane >> 1 & 1, upper = lane & 1;
+    for (int tile = warp; tile < tiles; tile += warps) {
+        const float2 *from = sums + tile * parts * 32 + lane;
+        float2 sum = from[0];
+#pragma unroll
+        for (int k = 1; k < STAY_WARPS; k++)
+            if (k < parts) {
+                const float2 v = from[k * 32];
+                sum = make_float2(sum.x + v.x, sum.y + v.y);
+            }
+        sum.x = (sum.x + __shfl_xor_sync(~0u, sum.x, 1)) * DIGIT_UNIT;
+        sum.y = (sum.y + __shfl_xor_sync(~0u, sum.y, 1)) * DIGIT_UNIT;
+        if (col >= c.count || (two && upper))
+            continue;
+        const int64_t at = c.y_at[col] + row + tile * (two ? 8 : 16) + lane / 4;
+        if (c.x_at[col] < 0)
+            sum = make_float2(0.0f, 0.0f);
+        store_number(p.y, at + 8 * upper, p.y_type,
+                     two     ? swiglu(sum.x, sum.y, {})
+                     : upper ? sum.y
+                             : sum.x);
+    }
+}
+
+template <class L, bool DIGITAL>
+__device__ __forceinline__ void multiply_held(const gqmm_cuda_product &p, const stay_plan &plan)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     __shared__ column_set<DIRECT_COLUMNS> both_columns[2]; // of this stretch, the next
     __shared__ direct_pairs pairs;
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5, g = lane >> 2,
               t = lane & 3;
-    const int steps = (int)(p.k / HELD), step = warp % steps, group = warp / steps;
-    const int groups = plan.warps / steps, chunk = STAY_ROUND * groups;
+    const int steps = plan.steps.by, group = warp / plan.steps, step = warp - group * steps;
+    const int groups = 1 << plan.group_bits, chunk = STAY_ROUND * groups;
     const int per_tile = p.up.plane[0] ? 8 : 16;
-    const direct_share own_share = {step, 1, group, groups, 1, per_tile};
-    float4 *const sums = (float4 *)shared; // [chunk][steps][32]
+    const direct_share own_share = {step, 1, group, plan.group_bits, 1, per_tile};
+    typedef stay_sum<DIGITAL> sum_type;
+    sum_type *const sums = (sum_type *)shared; // [chunk][steps][32]
     int ring = (int)shared_address(shared) + plan.ring + warp * (STAY_STAGES * L::stage_bytes);
     keep(ring);
     const int last_stage = ring + (STAY_STAGES - 1) * L::stage_bytes;
@@ -84,13 +136,10 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
 
     if (!p.ids_early)
         wait_for_previous();
-    const direct_columns tiles(pairs, p, plan.tiles);
-    const direct_part<int> part(tiles.count * plan.row_tiles, groups);
+    const direct_columns tiles(pairs, p, plan.tiles, STAY_COLUMNS<DIGITAL>, DIGITAL);
+    const direct_part<int> part(tiles.count * plan.row_tiles.by, plan.group_bits, plan.blocks);
     const int end = part.end;
     int at = part.at;
-    if (at < end)
-        tiles.set(both_columns[0], p, at / plan.row_tiles);
-
     weights.at = at;
     weights.end = end;
     const auto ask = [&](int stage) {
@@ -98,6 +147,26 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
             weights.go_on(p, own_share, plan.row_tiles, lane, tiles);
         weights.bring((uint32_t)stage, own_share, lane);
     };
+    stay_x<L, DIGITAL> x;
+    const auto load_x = [&](const column_set<DIRECT_COLUMNS> &c) {
+        const int own = DIGITAL ? lane / 16 : g;
+        const int64_t x_at = own < c.count ? c.x_at[own] : -1;
+        const uint16_t *row = x_at < 0 ? NULL : (const uint16_t *)p.x + x_at + step * HELD;
+        if constexpr (DIGITAL) {
+            x.load(row, lane);
+        } else {
+            x = {};
+            if (row)
+                x.load(row, t);
+        }
+    };
+    if (at < end)
+        tiles.set(both_columns[0], p, at / plan.row_tiles);
+    bool loaded = !p.ids_early; // ahead of weights, which keep memory busy
+    if (loaded && at < end) {
+        __syncthreads();
+        load_x(both_columns[0]);
+    }
 #pragma unroll 1
     for (int i = ring; i < last_stage; i += L::stage_bytes)
         ask(i);
@@ -115,36 +184,44 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
             tiles.set(both_columns[b ^ 1], p, at / plan.row_tiles);
         if (c.expert < 0) {
             zero_rows(p, c, (int64_t)now.first * per_tile, now.n * per_tile);
+            loaded = false;
             __syncthreads();
             continue;
         }
-        held<L> x = {};
-        const int64_t x_at = g < c.count ? c.x_at[g] : -1;
-        if (x_at >= 0)
-            x.load((const uint16_t *)p.x + x_at + step * HELD, t);
-        x.find_power();
-        x.prepare(g, t);
-        const bool usual = __all_sync(~0u, x.power == USUALLY);
+        if (!loaded)
+            load_x(c);
+        loaded = false;
+        sum_type *const own_sums = sums + (group * steps + step) * 32;
+        bool usual = false;
+        if constexpr (DIGITAL) {
+            x.prepare(shared_address(own_sums), groups * steps * 32 * (int)sizeof(sum_type), lane);
+        } else {
+            x.find_power();
+            x.prepare(g, t);
+            usual = __all_sync(~0u, x.power == USUALLY);
+        }
         for (int first = 0; first < now.n; first += chunk) {
             const int n = now.n - first < chunk ? now.n - first : chunk;
-            float4 *to = sums + (group * steps + step) * 32 + lane;
+            sum_type *to = own_sums + lane;
 #pragma unroll 1
             for (int i = group; i < n; i += groups, to += groups * steps * 32) {
                 copies_wait<STAY_STAGES - 2>();
                 __syncwarp();
                 ask(free);
                 float acc[4] = {};
-                L::template multiply<1>(acc, (const uint8_t *)__cvta_shared_to_generic(stage), x, g,
-                                        t);
+                const uint8_t *here = (const uint8_t *)__cvta_shared_to_generic(stage);
+                if constexpr (DIGITAL)
+                    L::multiply_digits(acc, here, x, g, t);
+                else
+                    L::template multiply<1>(acc, here, x, g, t);
                 free = stage;
                 stage = stage == last_stage ? ring : stage + L::stage_bytes;
-                if (!usual) {
-                    const float2 post = x.post(t);
-#pragma unroll
-                    for (int e = 0; e < 4; e++)
-                        acc[e] *= e & 1 ? post.y : post.x;
-                }
-                *to = make_float4(acc[0], acc[1], acc[2], acc[3]);
+                float2 post = make_float2(1.0f, 1.0f);
+                if constexpr (DIGITAL)
+                    post = x.times;
+                else if (!usual)
+                    post = x.post(t);
+                keep_sums(to, acc, post);
             }
             __syncthreads();
             add_up(sums, steps, n, p, c, (int64_t)(now.first + first) * per_tile, warp, plan.warps,
@@ -152,6 +229,15 @@ __global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
             __syncthreads();
         }
     }
+}
+
+template <class L, bool DIGITAL>
+__global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
+    stay_kernel(const __grid_constant__ gqmm_cuda_product p, const __grid_constant__ stay_plan plan)
+{
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) // elsewhere nobody launches it
+    multiply_held<L, DIGITAL>(p, plan);
+#endif
 }
 
 // ---------------------------------------------------------------- host
@@ -164,34 +250,58 @@ template <class L> constexpr bool stays = false;
 template <> constexpr bool stays<lane_nibbles<128, false>> = true;
 template <> constexpr bool stays<lane_nibbles<64, true>> = true;
 
+// Whether quick divisors serve.
+inline bool is_quick(const gqmm_cuda_product *p)
+{
+    const double row_tiles = (double)p->n / 8, tiles = (double)tiles_of(p, DIRECT_COLUMNS);
+    const double by = row_tiles > 512 ? row_tiles : 512; // or blocks
+    return tiles * row_tiles * by < 4294967296.0;
+}
+
 // Where direct.cuh would serve: K up to a step of each warp.
 template <class L> bool stay_fits(const gqmm_cuda_product *p, int path)
 {
-    return stays<L> && path == GQMM_CUDA_SM90 && p->k <= STAY_WARPS * HELD &&
-           (double)tiles_of(p, DIRECT_COLUMNS) * (double)p->n <= INT32_MAX;
+    return stays<L> && path == GQMM_CUDA_SM90 && p->k <= STAY_WARPS * HELD && is_quick(p);
 }
 
-template <class L> stay_plan plan_stay(const gqmm_cuda_product *p)
+// Up to so many pairs of an expert, in the mean, digits of two at a time beat numbers of eight; 0:
+// not built.
+template <class L> constexpr double most_digits = 0;
+template <> constexpr double most_digits<lane_nibbles<128, false>> = 1;
+template <> constexpr double most_digits<lane_nibbles<64, true>> = 1;
+template <> constexpr double most_digits<lane_q4_k> = 2;
+
+// Likewise, of pairs in no list.
+template <class L> bool digits_fit(const gqmm_cuda_product *p, int path)
+{
+    return path == GQMM_CUDA_SM90 && p->k <= STAY_WARPS * HELD && !p->list.tiles && p->rhs &&
+           p->m == 1 && (double)p->n_pairs <= most_digits<L> * p->w.n_experts && is_quick(p);
+}
+
+template <class L, bool DIGITAL> stay_plan plan_stay(const gqmm_cuda_product *p)
 {
     const int steps = (int)(p->k / HELD);
     stay_plan plan = {};
     plan.warps = STAY_WARPS / steps * steps;
     plan.tiles = (int)tiles_of(p, DIRECT_COLUMNS);
-    plan.row_tiles = (int)(p->n / (p->up.plane[0] ? 8 : 16));
-    plan.ring = STAY_ROUND * plan.warps * 32 * (int)sizeof(float4);
+    plan.steps = quick_divisor::of(steps);
+    plan.row_tiles = quick_divisor::of((int)(p->n / (p->up.plane[0] ? 8 : 16)));
+    while (steps << (plan.group_bits + 1) <= plan.warps)
+        plan.group_bits++;
+    const int64_t turns = (((int64_t)plan.tiles * plan.row_tiles.by - 1) >> plan.group_bits) + 1;
+    const int64_t most = (int64_t)STAY_BLOCKS * multiprocessors();
+    plan.blocks = quick_divisor::of((int)(turns < most ? turns : most));
+    plan.ring = STAY_ROUND * plan.warps * 32 * (int)sizeof(stay_sum<DIGITAL>);
     plan.bytes = plan.ring + plan.warps * STAY_STAGES * L::stage_bytes;
     return plan;
 }
 
-template <class L> int stay(const gqmm_cuda_product *p, int path, gqmm_stream s)
+template <class L, bool DIGITAL> int stay(const gqmm_cuda_product *p, int path, gqmm_stream s)
 {
     static_assert(STAY_WARPS * (STAY_ROUND * 512 + STAY_STAGES * L::stage_bytes) <= STAY_MEMORY,
                   "both blocks fit");
-    const stay_plan plan = plan_stay<L>(p);
-    const int64_t groups = plan.warps / (p->k / HELD);
-    const int64_t turns = ((int64_t)plan.tiles * plan.row_tiles + groups - 1) / groups;
-    const int64_t most = (int64_t)STAY_BLOCKS * multiprocessors();
-    return launch(stay_kernel<L>, dim3((unsigned)(turns < most ? turns : most)),
+    const stay_plan plan = plan_stay<L, DIGITAL>(p);
+    return launch(stay_kernel<L, DIGITAL>, dim3((unsigned)plan.blocks.by),
                   dim3((unsigned)plan.warps * 32), (size_t)plan.bytes, s, path, *p, plan);
 }
 

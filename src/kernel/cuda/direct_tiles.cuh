@@ -15,34 +15,46 @@ constexpr int DIRECT_COLUMNS = 8;                                    // of a til
 // Where pairs are few and in no list: the first pair of every tile, and each thread's own pair.
 struct direct_pairs {
     int count;
-    int16_t id[DIRECT_PAIRS], first[DIRECT_PAIRS], tile[DIRECT_PAIRS], columns[DIRECT_PAIRS];
+    alignas(16) int id[DIRECT_PAIRS];
+    int16_t first[DIRECT_PAIRS], tile[DIRECT_PAIRS], columns[DIRECT_PAIRS];
 };
 
 struct direct_own {
     int tile, column;
 };
 
-// Every eight pairs of an expert are a tile, and so is every skipped pair.
-__device__ __forceinline__ direct_own find_tiles(direct_pairs &to, const gqmm_cuda_product &p)
+// Every `width` pairs of an expert are a tile, and so is every skipped pair.
+__device__ __forceinline__ direct_own find_tiles(direct_pairs &to, const gqmm_cuda_product &p,
+                                                 int width)
 {
     __shared__ int before[DIRECT_WARPS];
     const int own = (int)threadIdx.x, n = (int)p.n_pairs, lane = own % 32;
     const int id = own < n ? expert_of(p, own) : -1;
     if (own < DIRECT_PAIRS)
-        to.id[own] = (int16_t)id;
+        to.id[own] = id;
     __syncthreads();
     int rank = 0, first = own, after = 0; // among the pairs of this expert; the tile's first pair
     if (own < n && id >= 0) {
-#pragma unroll 8
-        for (int q = 0; q < own; q++)
-            if (to.id[q] == id) {
-                first = rank % DIRECT_COLUMNS ? first : q;
+        // Who is equal, 32 pairs at a time, as bits.
+#pragma unroll 1
+        for (int q = 0; q < n; q += 32) {
+            uint32_t same = 0;
+#pragma unroll
+            for (int i = 0; i < 32; i += 4) {
+                const int4 v = *(const int4 *)(to.id + q + i);
+                same |= (v.x == id) << i | (v.y == id) << (i + 1) | (v.z == id) << (i + 2) |
+                        (v.w == id) << (i + 3);
+            }
+            const int left = own - q;
+            const uint32_t earlier = left >= 32 ? ~0u : left > 0 ? (1u << left) - 1 : 0;
+            after += __popc(same & ~earlier);
+            for (uint32_t b = same & earlier; b; b &= b - 1) {
+                first = rank % width ? first : q + __ffs(b) - 1;
                 rank++;
             }
-        first = rank % DIRECT_COLUMNS ? first : own;
-#pragma unroll 8
-        for (int q = own + 1; q < n; q++)
-            after += to.id[q] == id;
+        }
+        first = rank % width ? first : own;
+        after--; // itself
     }
     const bool leads = own < n && first == own;
     const uint32_t vote = __ballot_sync(~0u, leads);
@@ -50,32 +62,54 @@ __device__ __forceinline__ direct_own find_tiles(direct_pairs &to, const gqmm_cu
         before[own / 32] = __popc(vote);
     __syncthreads();
     int at = __popc(vote & ((1u << lane) - 1)), all = 0;
-    for (int w = 0; w < (int)blockDim.x / 32; w++) {
+#pragma unroll 1
+    for (int w = 0; w < (n + 31) / 32; w++) {
         at += w < own / 32 ? before[w] : 0;
         all += before[w];
     }
     if (leads) {
         to.first[at] = (int16_t)own;
         to.tile[own] = (int16_t)at;
-        to.columns[at] = (int16_t)(after < DIRECT_COLUMNS - 1 ? after + 1 : DIRECT_COLUMNS);
+        to.columns[at] = (int16_t)(after < width - 1 ? after + 1 : width);
     }
     if (own == 0)
         to.count = all;
     __syncthreads();
-    return {own < n ? to.tile[first] : -1, rank % DIRECT_COLUMNS};
+    return {own < n ? to.tile[first] : -1, rank % width};
 }
 
 // Row tiles [first, first + n) of a tile of columns.
 struct direct_stretch {
     int tile, first, n;
 
-    template <class I>
-    __device__ __forceinline__ direct_stretch(I at, I end, int row_tiles)
-        : tile((int)(at / row_tiles)), first((int)(at % row_tiles))
+    template <class I, class R>
+    __device__ __forceinline__ direct_stretch(I at, I end, R row_tiles)
+        : tile((int)(at / row_tiles)), first((int)(at - tile * (I)row_tiles))
     {
         n = end - at < row_tiles - first ? (int)(end - at) : row_tiles - first;
     }
 };
+
+// A divisor of numbers below 2^32 / by.
+struct quick_divisor {
+    int by;
+    uint32_t inverse; // 2^32 / by, rounded up
+
+    __device__ __forceinline__ operator int() const
+    {
+        return by;
+    }
+
+    static quick_divisor of(int by)
+    {
+        return {by, (uint32_t)((0xffffffffu + (uint64_t)by) / (uint64_t)by)};
+    }
+};
+
+__device__ __forceinline__ int operator/(int a, quick_divisor d)
+{
+    return d.by == 1 ? a : (int)__umulhi((uint32_t)a, d.inverse);
+}
 
 // The block's part of a launch's row tiles: whole turns of the warps, `groups` row tiles each, so
 // that none waits for another's last tile.
@@ -92,6 +126,15 @@ template <class I> struct direct_part {
         const I after = ((block + 1) * each + (block + 1) * more / blocks) * groups;
         end = after < all ? after : all;
     }
+
+    // The same by `blocks`, with 2^group_bits groups.
+    __device__ __forceinline__ direct_part(int all, int group_bits, quick_divisor blocks)
+    {
+        const int turns = (all + (1 << group_bits) - 1) >> group_bits, block = (int)blockIdx.x;
+        const int each = turns / blocks, more = turns - each * blocks.by;
+        at = (block * each + min(block, more)) << group_bits;
+        end = min(((block + 1) * each + min(block + 1, more)) << group_bits, all);
+    }
 };
 
 // A launch's tiles of columns, found by the whole block.
@@ -101,16 +144,18 @@ struct direct_columns {
     direct_own own;
     int count;
 
-    // `most` tiles where nobody has counted them.
+    // `most` tiles where nobody has counted them; of `width` columns where found here.
     __device__ __forceinline__ direct_columns(direct_pairs &pairs_, const gqmm_cuda_product &p,
-                                              int most)
-        : pairs(pairs_), kind(p.list.tiles        ? LISTED
+                                              int most, int width = DIRECT_COLUMNS,
+                                              bool in_pairs = false)
+        : pairs(pairs_), kind(in_pairs            ? IN_PAIRS
+                              : p.list.tiles      ? LISTED
                               : p.rhs && p.m == 1 ? IN_PAIRS
                                                   : PLAIN),
           own({-1, 0})
     {
         if (kind == IN_PAIRS)
-            own = find_tiles(pairs, p);
+            own = find_tiles(pairs, p, width);
         count = kind == LISTED ? *p.list.n_tiles : kind == IN_PAIRS ? pairs.count : most;
     }
 
@@ -128,14 +173,16 @@ struct direct_columns {
     __device__ __forceinline__ void set(column_set<DIRECT_COLUMNS> &to, const gqmm_cuda_product &p,
                                         int tile) const
     {
-        set_columns(to, p, tile, [&] {
-            if (threadIdx.x == 0) {
-                to.expert = pairs.id[pairs.first[tile]];
-                to.count = pairs.columns[tile];
-            }
-            if (own.tile == tile)
-                set_column(to, own.column, p, (int)threadIdx.x, 0);
-        });
+        if (kind != IN_PAIRS) {
+            set_columns(to, p, tile, [] {});
+            return;
+        }
+        if (threadIdx.x == 0) {
+            to.expert = pairs.id[pairs.first[tile]];
+            to.count = pairs.columns[tile];
+        }
+        if (own.tile == tile)
+            set_column(to, own.column, p, (int)threadIdx.x, 0);
     }
 };
 

@@ -9,10 +9,10 @@
 namespace gqmm
 {
 
-// The warp's part of its block's work: row tiles `group` and every groups-th after of each stretch,
-// and of each of these step `mine` of K and every share-th after.
+// The warp's part of its block's work: row tiles `group` and every 2^group_bits-th after of each
+// stretch, and of each of these step `mine` of K and every share-th after.
 struct direct_share {
-    int mine, share, group, groups, own_steps, per_tile;
+    int mine, share, group, group_bits, own_steps, per_tile;
 };
 
 // The warp's steps, those of all the block's stretches one after the other. ONE: a row tile has one
@@ -32,7 +32,7 @@ template <class L, class I, bool ONE> struct direct_asker {
     {
 #pragma unroll
         for (int i = 0; i < L::planes; i++) {
-            to_tile[i] = w.groups * w.per_tile * p.w.row_stride[i] -
+            to_tile[i] = (w.per_tile << w.group_bits) * p.w.row_stride[i] -
                          (ONE ? 0 : (w.own_steps - 1) * w.share * L::bytes(i));
             keep(to_tile[i]);
         }
@@ -55,8 +55,9 @@ template <class L, class I, bool ONE> struct direct_asker {
     }
 
     // The steps of the next stretch that has any.
+    template <class R>
     __device__ __forceinline__ void go_on(const gqmm_cuda_product &p, const direct_share &w,
-                                          int row_tiles, int lane, const direct_columns &tiles)
+                                          R row_tiles, int lane, const direct_columns &tiles)
     {
         while (left <= 0 && at < end) {
             const direct_stretch s(at, end, row_tiles);
@@ -64,7 +65,7 @@ template <class L, class I, bool ONE> struct direct_asker {
             at += s.n;
             if (expert < 0 || s.n <= w.group)
                 continue;
-            left = (s.n - w.group + w.groups - 1) / w.groups * w.own_steps;
+            left = (((s.n - w.group - 1) >> w.group_bits) + 1) * w.own_steps;
             step = w.own_steps;
             point_at(p, w, expert, (int64_t)(s.first + w.group) * w.per_tile, lane);
         }
