@@ -28,7 +28,9 @@ __device__ __forceinline__ void main_loop(float (&acc)[2][N / 2], const few_args
         barrier_wait(mem.full(0, at.stage), at.parity);
         c.template do_step<PARTS>(acc, mem, at.stage);
         fence_for_wgmma(); // what was read is written by the accelerator next
-        barrier_arrive(mem.empty(0, at.stage));
+        __syncwarp();
+        if ((threadIdx.x & 31) == 0)
+            barrier_arrive(mem.empty(0, at.stage));
         at.next(STAGES);
     }
 }
@@ -132,8 +134,8 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) kernel(const __grid_constant_
         for (int i = 0; i < MOST_STAGES; i++) {
             barrier_init(mem.full(0, i), WEIGHT_LOADERS + 2); // and the accelerator's bytes
             barrier_init(mem.full(1, i), COLUMN_LOADERS);
-            for (int which = 0; which < 2; which++)
-                barrier_init(mem.empty(which, i), CONSUMERS);
+            barrier_init(mem.empty(0, i), CONSUMERS / 32); // a lane of each warp
+            barrier_init(mem.empty(1, i), CONSUMERS);
         }
         fence_for_wgmma();
     }
@@ -185,11 +187,22 @@ template <class D> bool matrix_fits(const gqmm_cuda_matrix &w)
     return ok;
 }
 
+// Scales of w and of up at the same places of their planes, and not far from row 0.
+template <class D> bool scales_fit(const gqmm_cuda_product *p)
+{
+    const int64_t stride = p->w.row_stride[1];
+    bool ok = D::planes == 1 || (stride >= 0 && p->n <= UINT32_MAX / (stride + 1));
+    for (int plane = 1; plane < D::planes; plane++)
+        ok = ok && p->w.row_stride[plane] == stride &&
+             (!p->up.plane[0] || p->up.row_stride[plane] == stride);
+    return ok;
+}
+
 // By sizes and weights, beside what wide_fits() asks.
 template <class D> bool suits(const gqmm_cuda_product *p)
 {
     return p->k % STEP == 0 && p->n < INT32_MAX && matrix_fits<D>(p->w) &&
-           (!p->up.plane[0] || matrix_fits<D>(p->up));
+           (!p->up.plane[0] || matrix_fits<D>(p->up)) && scales_fit<D>(p);
 }
 
 // And by what is asked of the sums: see row_step().

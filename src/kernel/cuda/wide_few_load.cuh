@@ -166,34 +166,44 @@ __device__ __forceinline__ void copy_codes(uint32_t to, const CUtensorMap *map, 
                  : "memory");
 }
 
-// Scales of a step, each loader those of every 64th row: `bytes` of a row, 4 or 8.
-template <class D, bool TWO>
-__device__ __forceinline__ void load_scales(uint32_t to, const few_args &a, int expert,
-                                            int row_block, int step, int id)
-{
-    constexpr int outputs = TWO ? ROWS / 2 : ROWS;
-    const int bytes = a.row_scale_bytes;
-    const int end = (int)a.p.n - 1, first = row_block * outputs + id;
+// The scales of an item that a loader brings: those of every 64th row of w and then of up, whose
+// planes of them have rows of one length. Where they lie is found once for all steps.
+template <class D, bool TWO> struct scale_source {
+    static constexpr int PLANES = D::planes > 1 ? D::planes - 1 : 1;
+    static constexpr int ROWS_OF_ONE = ROWS / (TWO ? 2 : 1) / WEIGHT_LOADERS;
+    const uint8_t *from[PLANES][1 + TWO]; // of row 0
+    uint32_t row[ROWS_OF_ONE];            // bytes from there to a row, at the next step
+
+    __device__ __forceinline__ scale_source(const few_args &a, int expert, int first)
+    {
+        const uint32_t end = (uint32_t)a.p.n - 1, stride = (uint32_t)a.p.w.row_stride[1];
 #pragma unroll
-    for (int plane = 1; plane < D::planes; plane++) {
-#pragma unroll 1
-        for (int h = 0; h < 1 + TWO; h++) {
-            const gqmm_cuda_matrix &w = h ? a.p.up : a.p.w;
-            const uint8_t *from =
-                w.plane[plane] + expert * w.expert_stride[plane] + (int64_t)step * bytes;
-            const int stride = (int)w.row_stride[plane];
-            const uint32_t place = to + (plane - 1) * PLANE_SCALES + scale_at(h * (ROWS / 2) + id);
-#pragma unroll 2
-            for (int i = 0; i < outputs; i += WEIGHT_LOADERS) {
-                const int row = first + i < end ? first + i : end;
-                if (bytes == 4)
-                    copy_few_to<4>(place + scale_at(i), from + (int64_t)row * stride);
-                else
-                    copy_few_to<8>(place + scale_at(i), from + (int64_t)row * stride);
-            }
+        for (int plane = 1; plane < D::planes; plane++) {
+            from[plane - 1][0] = a.p.w.plane[plane] + expert * a.p.w.expert_stride[plane];
+            if (TWO)
+                from[plane - 1][TWO] = a.p.up.plane[plane] + expert * a.p.up.expert_stride[plane];
+        }
+#pragma unroll
+        for (int i = 0; i < ROWS_OF_ONE; i++)
+            row[i] = min((uint32_t)first + i * WEIGHT_LOADERS, end) * stride;
+    }
+
+    // `BYTES` of each row, 4 or 8.
+    template <int BYTES> __device__ __forceinline__ void copy(uint32_t to)
+    {
+#pragma unroll
+        for (int i = 0; i < ROWS_OF_ONE; i++) {
+#pragma unroll
+            for (int plane = 1; plane < D::planes; plane++)
+#pragma unroll
+                for (int h = 0; h < 1 + TWO; h++)
+                    copy_few_to<BYTES>(to + (plane - 1) * PLANE_SCALES +
+                                           scale_at(h * (ROWS / 2) + i * WEIGHT_LOADERS),
+                                       from[plane - 1][h] + row[i]);
+            row[i] += BYTES;
         }
     }
-}
+};
 
 // Where the lane's column of a tile lies in x; y's place is told to the consumers.
 template <class D>
@@ -229,6 +239,7 @@ __device__ __forceinline__ void load_columns(const few_args &a, const memory<D> 
         const gqmm_cuda_tile tile = a.p.list.tiles[item.tile];
         const uint8_t *from = tell_tile(a, mem, infos, tile, lane);
         infos.next(INFOS);
+#pragma unroll 1
         for (int step = 0; step < steps && tile.expert >= 0; step++) {
             const uint32_t full = mem.full(0, to.stage);
             barrier_wait_lazily(mem.empty(0, to.stage), to.parity);
@@ -252,7 +263,11 @@ __device__ __forceinline__ void load_weights(const few_args &a, const memory<D> 
     ring to = {0, 1};
     for (item_walk item(a); item.tile < tiles; item.next(a)) {
         const int expert = a.p.list.tiles[item.tile].expert, first = item.row_block * outputs;
-        for (int step = 0; step < steps && expert >= 0; step++) {
+        if (expert < 0)
+            continue;
+        scale_source<D, TWO> scales(a, expert, first + id);
+#pragma unroll 1
+        for (int step = 0; step < steps; step++) {
             const uint32_t full = mem.full(0, to.stage), stage = mem.weights(to.stage);
             barrier_wait_lazily(mem.empty(0, to.stage), to.parity);
             if (id == 0) {
@@ -262,7 +277,10 @@ __device__ __forceinline__ void load_weights(const few_args &a, const memory<D> 
                     copy_codes(stage + WEIGHT_BYTES<D> / 2, &a.maps[1], step * ROW_BYTES<D>, first,
                                expert, full);
             }
-            load_scales<D, TWO>(mem.scales(to.stage), a, expert, item.row_block, step, id);
+            if (a.row_scale_bytes == 4)
+                scales.template copy<4>(mem.scales(to.stage) + scale_at(id));
+            else
+                scales.template copy<8>(mem.scales(to.stage) + scale_at(id));
             barrier_arrive_after_copies(full);
             to.next(STAGES);
         }
