@@ -224,7 +224,7 @@ bool describe(CUtensorMap *map, const gqmm_cuda_matrix &w, int64_t n, int64_t k,
     return encode && encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 3, (void *)w.plane[0], size, stride,
                             box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
                             swizzled<D> ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
-                            CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                            CU_TENSOR_MAP_L2_PROMOTION_NONE, // steps are too far apart for more
                             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
