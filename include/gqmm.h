@@ -215,7 +215,8 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  * Ids      lie on the device, so a bad one cannot be refused: its rows become zero, and the next
  *          gqmm_synchronize() or gqmm_context_fault() reports GQMM_E_INDEX once.
  * EXACT    h of gqmm_moe is kept in x_type, and with more than 4096 pairs so is each slot's row of
- *          y until the sum. With bf16 activations and many columns per expert these rows are bf16
+ *          y until the sum. With bf16 activations and many columns per expert (sm_90: more than 4,
+ *          and in q4_k, int4 and affine of 4 bits any with more than 128 pairs) these rows are bf16
  *          too, and weights pass through bf16, as in MLX and torch: scale, offset and scale * q +
  *          offset are each rounded by 2^-9 of their size at most; in q4_k, int4 and affine of 4
  *          bits scales from 2^31 and h from 2^91 on then overflow. Of these gqmm_qmm() on sm_90

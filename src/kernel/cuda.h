@@ -202,7 +202,8 @@ typedef struct gqmm_cuda_family {
      * p->list. wide_fits: bf16, a list, whole pieces of k, aligned rows. */
     int (*wide)(const gqmm_cuda_product *p, gqmm_stream s);
     bool (*wide_fits)(const gqmm_cuda_product *p);
-    /* Of a tile, for experts of `mean` columns; by sizes and weights. */
+    /* Of a tile, for experts of `mean` columns; by sizes and weights. 0: so few that product() is
+     * faster. */
     int (*wide_columns)(const gqmm_cuda_product *p, double mean);
     int32_t wide_order; /* what wide() wants x_order to be */
 

@@ -35,7 +35,7 @@ static bool eights_fit(const gqmm_cuda_product *p, double mean)
     double most = 8;
 #if GQMM_WIDE
     if (gqmm::few_columns_suit<decoder>(p))
-        most = gqmm::few_product::LEAST_MEAN;
+        most = gqmm::few_product::MOST_EIGHTS<decoder>;
 #endif
     return mean <= most && gqmm::eights_fit<decoder>(p);
 }

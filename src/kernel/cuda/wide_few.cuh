@@ -160,9 +160,9 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) kernel(const __grid_constant_
 
 // ---------------------------------------------------------------- host
 
-// Mean columns of an expert up to which tiles of eight of direct.cuh, and from which wider ones of
-// wide.cuh, are faster.
-constexpr double LEAST_MEAN = 6;
+// Mean columns of an expert up to which tiles of eight of direct.cuh, where these take the product,
+// and from which wider ones of wide.cuh, are faster.
+template <class D> constexpr double MOST_EIGHTS = D::has_offset ? 5 : 4;
 template <class D> constexpr double MOST_MEAN = D::planes > 1 ? 32 : 24;
 
 // Of a tile: most experts have one, and few of them all columns.
@@ -278,12 +278,12 @@ template <class D> bool few_columns_suit(const gqmm_cuda_product *p)
     return false;
 }
 
-// list.tile_columns that suits experts of `mean` columns each.
+// list.tile_columns that suits experts of `mean` columns each; 0: so few that others are faster.
 template <class D> int wide_columns(const gqmm_cuda_product *p, double mean)
 {
-    return mean <= few_product::MOST_MEAN<D> && few_columns_suit<D>(p)
-               ? few_product::columns_for(mean)
-               : wide_product::width_for(mean);
+    if (mean <= few_product::MOST_MEAN<D> && few_columns_suit<D>(p))
+        return few_product::columns_for(mean);
+    return mean <= wide_product::MOST_OTHERS ? 0 : wide_product::width_for(mean);
 }
 
 } // namespace gqmm

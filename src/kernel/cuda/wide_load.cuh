@@ -55,6 +55,8 @@ inline int tile_width(int columns)
     return 0;
 }
 
+constexpr double MOST_OTHERS = 4; // mean columns of an expert up to which product() is faster
+
 // The width for experts that meet `mean` columns each: most of them then have one tile.
 inline int width_for(double mean)
 {

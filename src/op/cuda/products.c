@@ -7,7 +7,7 @@
 
 enum {
     MOST_UNSORTED = 128,  /* pairs among which a block still finds its own columns */
-    WIDE_FROM = 6,        /* mean columns of an expert from which wide tiles pay */
+    WIDE_FROM = 6,        /* mean columns of an expert from which sorting for wide tiles pays */
     WIDE_FROM_DENSE = 96, /* the same of a single matrix */
     DENSE_FROM = 512,     /* rows of x from which dequantising first pays */
     MOST_PLAIN = 1 << 24  /* weights that are dequantised at a time */
@@ -38,11 +38,17 @@ static int32_t tile_columns(const gqmm_cuda_call *c, double mean)
 
 static uint8_t somewhere[16];
 
+/* So many pairs, a row of x each, that they are sorted for any kernel. */
+static bool has_many_pairs(const gqmm_cuda_call *c)
+{
+    return c->by_id && c->p.m == 1 && c->p.n_pairs > MOST_UNSORTED;
+}
+
 /* By sizes and the alignment of weights, not by where data lies: a size query decides the same. */
 static bool is_of_eights(const gqmm_cuda_call *c, double mean)
 {
     gqmm_cuda_product p = c->p;
-    if (!c->by_id || p.m != 1 || p.n_pairs <= MOST_UNSORTED)
+    if (!has_many_pairs(c))
         return false;
     p.rhs = (const int32_t *)(void *)somewhere;
     p.list.tiles = (gqmm_cuda_tile *)(void *)somewhere;
@@ -61,7 +67,7 @@ static bool is_wide(const gqmm_cuda_call *c, double mean)
     p.x_ordered = somewhere;
     p.list.tiles = (gqmm_cuda_tile *)(void *)somewhere;
     p.list.tile_columns = c->family->wide_columns(&p, mean);
-    return c->family->wide_fits(&p);
+    return p.list.tile_columns > 0 && c->family->wide_fits(&p);
 }
 
 static bool is_int8(const gqmm_cuda_call *c, double mean)
@@ -84,7 +90,7 @@ int32_t gqmm_cuda_kinds(const gqmm_context *ctx, const gqmm_cuda_call *c)
         return GQMM_CUDA_PRODUCT;
     return (many && is_int8(c, mean) ? GQMM_CUDA_INT8 : 0) |
            (is_of_eights(c, mean) ? GQMM_CUDA_EIGHTS : 0) | (is_middle(c) ? GQMM_CUDA_MIDDLE : 0) |
-           (many && is_wide(c, mean) ? GQMM_CUDA_WIDE : 0);
+           ((many || has_many_pairs(c)) && is_wide(c, mean) ? GQMM_CUDA_WIDE : 0);
 }
 
 void gqmm_cuda_plan_as(gqmm_cuda_call *c, int32_t kinds)
@@ -94,7 +100,7 @@ void gqmm_cuda_plan_as(gqmm_cuda_call *c, int32_t kinds)
     c->middle = !c->int8 && kinds & GQMM_CUDA_MIDDLE;
     c->wide = c->int8 || (!c->eights && !c->middle && kinds & GQMM_CUDA_WIDE);
     c->p.list.tile_columns = tile_columns(c, mean_of(c));
-    c->sorted = c->wide || (c->by_id && c->p.m == 1 && c->p.n_pairs > MOST_UNSORTED);
+    c->sorted = c->wide || has_many_pairs(c);
 }
 
 void gqmm_cuda_take_list(gqmm_cuda_call *c, gqmm_layout *l)
