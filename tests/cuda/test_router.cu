@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
-// The router against sums in double precision.
+// The router against sums in double precision, and the choice of one token's experts.
 //
 //   test_router          all checks
 //   test_router small    the smaller ones, for compute-sanitizer
 #include "cuda/launches.h"
+#include "kernel/cuda/choose.cuh"
 
 static void check_router(int64_t tokens, int32_t experts, int64_t k, int w_type, int x_type,
                          int path)
@@ -80,9 +81,61 @@ static void check_routers(bool small)
                     check_router(tokens, experts, k, GQMM_BF16, GQMM_BF16, GQMM_CUDA_SM90);
 }
 
+constexpr int WARPS = 16;
+
+__global__ void __launch_bounds__(WARPS * 32) choose_one_kernel(gqmm_cuda_topk t)
+{
+    extern __shared__ __align__(16) uint8_t scratch[];
+    gqmm::choose_one<WARPS>(
+        scratch, t, [&](int e) { return t.logits[e]; }, [&](int slot, int e) { t.ids[slot] = e; });
+}
+
+// kind of logits: 0 all different, 1 with ties, 2 with what is no number too, 3 all alike. The ids
+// have to be those of gqmm_cuda_choose(), which test_route holds to the CPU.
+static void check_choice(int32_t experts, int32_t slots, int scoring, int kind)
+{
+    char name[100];
+    snprintf(name, sizeof name, "choice E=%d S=%d scoring=%d kind=%d", experts, slots, scoring,
+             kind);
+    std::vector<float> logits((size_t)experts);
+    for (float &v : logits) {
+        v = kind == 0 ? gaussian() : kind == 3 ? 0.5f : rintf(gaussian() * 8.0f) / 4.0f;
+        const uint32_t r = random_bits();
+        if (kind == 2 && r % 4 == 0)
+            v = r & 8 ? NAN : r & 16 ? INFINITY : -INFINITY;
+    }
+    const buffer d_logits(logits), want((size_t)slots * 4), got((size_t)slots * 4),
+        weights((size_t)slots * 4);
+    gqmm_cuda_topk t = {};
+    t.logits = d_logits.as<float>();
+    t.ids = want.as<int32_t>();
+    t.weights = weights.as<float>();
+    t.n_tokens = 1;
+    t.n_experts = experts;
+    t.n_slots = slots;
+    t.scoring = scoring;
+    CUDA(gqmm_cuda_choose(&t, GQMM_CUDA_SM80, stream));
+    t.ids = got.as<int32_t>();
+    choose_one_kernel<<<1, WARPS * 32, gqmm::few_scratch<WARPS>(experts, slots), stream>>>(t);
+    CUDA(cudaGetLastError());
+    CUDA(cudaStreamSynchronize(stream));
+    report(got.read<int32_t>() == want.read<int32_t>(), name, "ids");
+    report(got.intact(), name, "guards");
+}
+
+static void check_choices()
+{
+    for (int32_t experts : {1, 8, 31, 60, 128, 256, 512, 1000, 1024})
+        for (int32_t slots : {1, 3, 8, 10, 17, 32})
+            for (int scoring : {GQMM_SOFTMAX, GQMM_SIGMOID})
+                for (int kind = 0; slots <= experts && kind < 4; kind++)
+                    check_choice(experts, slots, scoring, kind);
+}
+
 int main(int argc, char **argv)
 {
     CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     check_routers(argc > 1 && strcmp(argv[1], "small") == 0);
+    check_choices();
     return finish("test_router");
 }
