@@ -136,10 +136,10 @@ __device__ __forceinline__ void choose(const gqmm_cuda_topk &t, int64_t token)
 // before it reads what was put. `scratch` is few_scratch() bytes of shared memory.
 constexpr int MOST_FEW_SLOTS = 32, MOST_FEW_EXPERTS = 1024;
 
-// 2^this of every 32 experts are looked at.
+// 2^this of every 32 experts are looked at, 8 at least.
 __host__ __device__ inline int few_bits(int n_slots)
 {
-    int bits = 2;
+    int bits = 3;
     while (1 << bits < n_slots)
         bits++;
     return bits;
@@ -148,6 +148,24 @@ __host__ __device__ inline int few_bits(int n_slots)
 template <int WARPS> __host__ __device__ int few_scratch(int n_experts, int n_slots)
 {
     return WARPS * 32 * 4 + ((n_experts + 31) / 32 << few_bits(n_slots)) * 6;
+}
+
+// How many of 8 N keys at a multiple of 16 bytes are more than `key`, in instructions that hardly
+// wait for each other.
+template <int N> __device__ __forceinline__ int count_more(const uint32_t *keys, uint32_t key)
+{
+    uint32_t n[4] = {};
+#pragma unroll
+    for (int i = 0; i < 2 * N; i++) {
+        const uint4 v = ((const uint4 *)keys)[i];
+        const uint32_t other[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) // what is borrowed for key - other
+            asm("{ .reg .u32 t; sub.cc.u32 t, %1, %2; subc.u32 t, 0, 0; sub.u32 %0, %0, t; }"
+                : "+r"(n[j])
+                : "r"(key), "r"(other[j]));
+    }
+    return (int)((n[0] + n[1]) + (n[2] + n[3]));
 }
 
 // logit(expert) is read once.
@@ -171,12 +189,9 @@ __device__ __forceinline__ void choose_one(uint8_t *scratch, const gqmm_cuda_top
         const uint32_t key = e < t.n_experts ? key_of_score(v) : 0;
         keys[lane] = key;
         __syncwarp();
-        int rank = __popc(__match_any_sync(~0u, key) & ((1u << lane) - 1));
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            const uint4 other = ((const uint4 *)keys)[j];
-            rank += (other.x > key) + (other.y > key) + (other.z > key) + (other.w > key);
-        }
+        int rank = count_more<4>(keys, key);
+        if (__reduce_add_sync(~0u, rank) != 31 * 32 / 2) // equals: the lower id
+            rank += __popc(__match_any_sync(~0u, key) & ((1u << lane) - 1));
         if (rank < 1 << bits) {
             best[(c << bits) + rank] = key;
             names[(c << bits) + rank] = (int16_t)e;
@@ -189,16 +204,12 @@ __device__ __forceinline__ void choose_one(uint8_t *scratch, const gqmm_cuda_top
     for (int own = warp; own < chunks; own += WARPS) {
         const uint32_t key = best[(own << bits) + at];
         int rank = part ? 0 : at;
-#pragma unroll 1
-        for (int c = part; c < chunks; c += 32 >> bits) {
-            const uint32_t least = c == own ? ~0u : key + (c > own); // equals: the lower id
-            const uint4 *others = (const uint4 *)(best + (c << bits));
 #pragma unroll 2
-            for (int j = 0; j < 1 << (bits - 2); j++) {
-                const uint4 other = others[j];
-                rank += (other.x >= least) + (other.y >= least) + (other.z >= least) +
-                        (other.w >= least);
-            }
+        for (int c = part; c < chunks; c += 32 >> bits) {
+            const uint32_t most = c == own ? ~0u : key - (c < own); // equals: the lower id
+#pragma unroll 1
+            for (int j = 0; j < 1 << bits; j += 8)
+                rank += count_more<1>(best + (c << bits) + j, most);
         }
         for (int d = 1 << bits; d < 32; d *= 2)
             rank += __shfl_xor_sync(~0u, rank, d);

@@ -16,6 +16,13 @@ struct few_items {
         : major(first / n_), minor(first % n_), by_major(stride / n_), by_minor(stride % n_), n(n_)
     {
     }
+    // The same without divisions: the stride in whole and in rest, and 1 / n.
+    __device__ __forceinline__ few_items(int first, int by_major_, int by_minor_, int n_,
+                                         float part)
+        : major((int)(((float)first + 0.5f) * part)), minor(first - major * n_),
+          by_major(by_major_), by_minor(by_minor_), n(n_)
+    {
+    }
     __device__ __forceinline__ void move(int &major_, int &minor_) const
     {
         major_ += by_major;

@@ -39,9 +39,12 @@ template <class S>
 using few_x = piece_x<typename S::base, S::step, piece_codes<typename S::base, true>::parts == 1>;
 
 struct few_plan {
-    int team;    // warps that share 8 outputs of gate and up and split K among them
-    int stages;  // steps of a warp under way
-    int sums_at; // in shared memory: bytes before what warps add up, [turn, warp, row]
+    int team_bits; // 2^this warps share 8 outputs of gate and up and split K among them
+    int stages;    // steps of a warp under way
+    int sums_at;   // in shared memory: bytes before what warps add up, [turn, warp, row]
+    int items;     // of an entry: steps, or eights of outputs
+    float part;    // 1 / items
+    int by[2];     // how far a warp's next item is: entries, and items
 };
 
 constexpr int FEW_SUM_BYTES = 2 * FEW_WARPS * ROWS * (int)sizeof(float);
@@ -152,7 +155,8 @@ __global__ void __launch_bounds__(FEW_THREADS, 2)
     const bool down = c.up.plane[0] == NULL;
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5, g = lane >> 2,
               t = lane & 3;
-    const int split = warp % plan.team, team = warp / plan.team;
+    const int team_warps = 1 << plan.team_bits, split = warp & (team_warps - 1),
+              team = warp >> plan.team_bits;
     const format_args f = {c.w.group, c.w.scale_type};
     const int k = (int)c.w.n_cols, steps = (k + S::step - 1) / S::step;
     uint8_t *ring = shared + warp * (plan.stages * few_stage<S>());
@@ -162,9 +166,8 @@ __global__ void __launch_bounds__(FEW_THREADS, 2)
     // of warps take 8 rows of an entry in turn, each its warps' share of the steps.
     const int64_t row0 = down ? (int64_t)blockIdx.x * ROWS : 0;
     const int left = (int)(c.w.n_rows - row0 < ROWS ? c.w.n_rows - row0 : ROWS);
-    few_items next(down ? warp : (int)(blockIdx.x + gridDim.x * team),
-                   down ? FEW_WARPS : (int)gridDim.x * (FEW_WARPS / plan.team),
-                   down ? steps : (int)c.w.n_rows / 8);
+    few_items next(down ? warp : (int)(blockIdx.x + gridDim.x * team), plan.by[0], plan.by[1],
+                   plan.items, plan.part);
     int major = next.major, minor = next.minor; // of the item that is next to be multiplied
     bool odd = false;
     const auto rows_of = [&](int expert, int eight) {
@@ -211,8 +214,8 @@ __global__ void __launch_bounds__(FEW_THREADS, 2)
             const float factor = down ? table.weight[pair] * x.post : x.post;
             const float factors[2] = {factor * global_of(c.w, expert),
                                       factor * global_of(down ? c.w : c.up, expert)};
-            const bool last = step + plan.team >= steps; // of an item of gate and up
-            step = last ? split : step + plan.team;
+            const bool last = step + team_warps >= steps; // of an item of gate and up
+            step = last ? split : step + team_warps;
             if (down || last)
                 next.move(major, minor);
             if (major < table.count)
@@ -226,10 +229,10 @@ __global__ void __launch_bounds__(FEW_THREADS, 2)
             acc[1] = fmaf(factors[1], part[1], acc[1]);
             if (!down && last) {
                 keep_rows(to + warp * ROWS, acc, g, t);
-                meet(team, plan.team);
-                to += team * plan.team * ROWS + lane;
+                meet(team, team_warps);
+                to += team * team_warps * ROWS + lane;
                 if (split == 0 && lane < 8) {
-                    const float h = swiglu(add_warps(to, plan.team), add_warps(to + 8, plan.team),
+                    const float h = swiglu(add_warps(to, team_warps), add_warps(to + 8, team_warps),
                                            sum_factors{});
                     store_number(c.h, pair * c.w.n_rows + row + lane, GQMM_BF16, h);
                 }
@@ -250,7 +253,7 @@ __global__ void __launch_bounds__(FEW_THREADS, 2)
             there.bring(stage, down ? next.minor : next_step, k, c.w.aligned, 4 * c.w.row_stride[0],
                         down ? 8 * c.w.row_stride[0] : c.up.plane[0] - c.w.plane[0], lane, f,
                         [&] { return rows_of(expert, next.minor); });
-            next_step += plan.team;
+            next_step += team_warps;
             if (down || next_step >= steps) {
                 next_step = split;
                 next.advance();
@@ -300,7 +303,9 @@ template <class S> few_plan plan_few(const gqmm_cuda_few *c)
 {
     const int64_t slots = c->choice.n_slots;
     const int steps = (int)((c->w.n_cols + S::step - 1) / S::step);
-    few_plan plan = {1, 0, 0};
+    few_plan plan = {};
+    int stride = FEW_WARPS;
+    plan.items = steps;
     if (!c->up.plane[0]) {
         plan.stages = few_stages<S>((slots * steps + FEW_WARPS - 1) / FEW_WARPS);
         // More blocks than multiprocessors: shorter rings rather than blocks that wait for others.
@@ -311,12 +316,16 @@ template <class S> few_plan plan_few(const gqmm_cuda_few *c)
                 break;
             }
     } else {
-        while (plan.team < 4 && plan.team * 2 <= steps)
-            plan.team *= 2;
-        const int64_t teams = (int64_t)multiprocessors() * (FEW_WARPS / plan.team);
-        plan.stages = few_stages<S>((slots * (c->w.n_rows / 8) + teams - 1) / teams *
-                                    ((steps + plan.team - 1) / plan.team));
+        while (plan.team_bits < 2 && 2 << plan.team_bits <= steps)
+            plan.team_bits++;
+        plan.items = (int)(c->w.n_rows / 8);
+        stride = multiprocessors() * (FEW_WARPS >> plan.team_bits);
+        plan.stages = few_stages<S>((slots * plan.items + stride - 1) / stride *
+                                    ((steps + (1 << plan.team_bits) - 1) >> plan.team_bits));
     }
+    plan.part = 1.0f / (float)plan.items;
+    plan.by[0] = stride / plan.items;
+    plan.by[1] = stride % plan.items;
     plan.sums_at = few_sums_at<S>(c, plan.stages);
     return plan;
 }
