@@ -191,7 +191,7 @@ typedef struct gqmm_cuda_family {
     /* Whether on sm_90 product() in tiles of eight columns beats wide() where experts have `mean`
      * columns each. Of list only tile_columns and most_tiles are read. */
     bool (*eights_fit)(const gqmm_cuda_product *p, double mean);
-    /* The columns of one matrix, many but not very, in one launch: bf16 activations at a multiple
+    /* The columns of one matrix, dozens to thousands, in one launch: bf16 activations at a multiple
      * of 16 bytes, sm_90; weights are rounded once to bf16. middle_fits says whether these sizes
      * are served, and faster than by any other. */
     int (*middle)(const gqmm_cuda_product *p, gqmm_stream s);

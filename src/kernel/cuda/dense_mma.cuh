@@ -121,6 +121,22 @@ __device__ __forceinline__ void store_8x8x4(uint32_t at, const uint32_t (&v)[4])
                  : "memory");
 }
 
+// The same of their transposes.
+__device__ __forceinline__ void store_8x8x4_turned(uint32_t at, const uint32_t (&v)[4])
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at),
+                 "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
+                 : "memory");
+}
+
+// Two of them, of lanes 0 to 15.
+__device__ __forceinline__ void store_8x8x2_turned(uint32_t at, uint32_t first, uint32_t second)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(at),
+                 "r"(first), "r"(second)
+                 : "memory");
+}
+
 __device__ __forceinline__ uint32_t cluster_rank()
 {
     uint32_t rank;

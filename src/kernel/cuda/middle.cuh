@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
-// The product of one matrix and some dozens to hundreds of columns of bf16, in one launch: sm_90a.
+// The product of one matrix and dozens to thousands of columns of bf16, in one launch: sm_90a.
 //
 // All multiprocessors are to have the same work, which is R rows of weights by a part of K: weights
-// come from memory once, activations from L2 once for each R rows. What a multiprocessor does takes
-// 77 cycles for 64 rows by 32 along K by 64 columns, 64 of which are the tensor cores'.
+// come from memory once, activations from L2 once for each R rows. 64 rows by 32 along K by 64
+// columns are 64 cycles of the tensor cores: steps of 256 columns take no more, of 128 some 70, of
+// 64 and fewer 110 and more, in which warps make operands, instruction after instruction.
 //
 //   block     warpgroups with 64 rows each and one thread that asks the tensor memory accelerator
 //             for weights, as they lie in the file, before the launch ahead has ended, and for
@@ -44,10 +45,18 @@ struct ring {
     }
 };
 
+// Bytes of an element of a tensor of weights: a tile has up to 256.
+template <class W> GQMM_HD constexpr int unit_of()
+{
+    return W::row_bytes > 256 ? 2 : 1;
+}
+
 template <class W, int N> struct producer {
     const middle_args &a;
     const block_memory &mem;
     const block_work &work;
+
+    static constexpr int UNIT = unit_of<W>();
 
     __device__ __forceinline__ void start() const
     {
@@ -69,7 +78,7 @@ template <class W, int N> struct producer {
         const uint32_t full = mem.full_weights(stage);
         barrier_expect(full, bytes);
         copy_tile(shared_address(mem.data) + a.weights_at + stage * bytes, &a.w,
-                  (work.first + step) * W::row_bytes, work.row, full);
+                  (work.first + step) * W::step_bytes / 16 * (16 / UNIT), work.row, full);
     }
 
     __device__ __forceinline__ void first_weights() const
@@ -100,6 +109,12 @@ template <class W, int N> struct producer {
     }
 };
 
+// Lane 0's, which all have: it goes to where descriptors are added to once a warp.
+__device__ __forceinline__ uint32_t uniform(uint32_t v)
+{
+    return __shfl_sync(0xffffffffu, v, 0);
+}
+
 template <int N> __device__ __forceinline__ void settle(float (&acc)[N / 2])
 {
 #pragma unroll
@@ -114,40 +129,39 @@ __device__ __forceinline__ void main_loop(float (&acc)[N / 2], const middle_args
                                           const block_memory &mem, W &w, int steps, int half,
                                           int lane)
 {
-    constexpr int HERE = PARTS >> SPLIT;
+    constexpr int HERE = PARTS >> SPLIT, MATRIX = N * PART * 2;
     const int bytes = a.groups * 64 * W::row_bytes, first = SPLIT ? half * HERE : 0;
-    const uint64_t columns_at = wgmma_matrix(shared_address(mem.data));
+    const uint64_t columns_at = wgmma_matrix(shared_address(mem.data) + first * MATRIX);
     ring weights(0), columns(0);
     int last = -1; // stage of columns that is not given back yet
-    if (SPLIT)
-        columns.next(a.column_stages, first);
     settle<N>(acc);
     do { // with a test first, the sums would be copied while wgmma are at work
         const uint8_t *stage = mem.data + a.weights_at + weights.stage * bytes;
+        const uint64_t matrices = wgmma_matrix_at(columns_at, uniform(columns.stage * MATRIX));
+        const int here = columns.stage + first;
         barrier_wait(mem.full_weights(weights.stage), weights.parity);
         w.start(stage, lane);
 #pragma unroll
         for (int part = 0; part < HERE; part++) {
-            const uint64_t matrix = wgmma_matrix_at(columns_at, columns.stage * (N * PART * 2));
+            const uint64_t matrix = wgmma_matrix_at(matrices, part * MATRIX);
             uint32_t lower[8], upper[8];
             w.load(stage, first + part, 0);
             wgmma_wait<0>(); // others multiply while this warp makes operands
-            barrier_arrive_if(lane == 0 && last >= 0, mem.empty_columns(last));
-            last = columns.stage;
-            w.make(lower, 0);
+            barrier_arrive_if(lane == 0 && (part > 0 || last >= 0),
+                              mem.empty_columns(part > 0 ? here + part - 1 : last));
+            w.make(lower, first + part, 0);
             w.load(stage, first + part, 1);
-            w.make(upper, 1);
-            barrier_wait(mem.full_columns(columns.stage), columns.parity);
+            w.make(upper, first + part, 1);
+            barrier_wait(mem.full_columns(here + part), columns.parity);
             wgmma_fence();
             wgmma<N>::add(acc, lower, matrix);
             wgmma<N>::add(acc, lower + 4, wgmma_matrix_at(matrix, 32));
             wgmma<N>::add(acc, upper, wgmma_matrix_at(matrix, 64));
             wgmma<N>::add(acc, upper + 4, wgmma_matrix_at(matrix, 96));
             wgmma_commit();
-            columns.next(a.column_stages);
         }
-        if (SPLIT)
-            columns.next(a.column_stages, PARTS - HERE);
+        last = here + HERE - 1;
+        columns.next(a.column_stages, PARTS);
         __syncwarp();
         barrier_arrive_if(lane == 0, mem.empty_weights(weights.stage));
         w.finish();
@@ -157,8 +171,19 @@ __device__ __forceinline__ void main_loop(float (&acc)[N / 2], const middle_args
     settle<N>(acc);
 }
 
+// All who have parts of the same sums: every thread of a cluster, or those of a block that
+// multiply.
+template <int N>
+__device__ __forceinline__ void sharers_sync(const middle_args &a, bool consumes, int threads)
+{
+    if (N <= 128 && a.cluster > 1)
+        cluster_sync();
+    else if (consumes)
+        warps_sync(1, threads);
+}
+
 template <class W, int N, int SPLIT>
-__global__ void __launch_bounds__(128 * most_groups(N) + 32, 1)
+__global__ void __launch_bounds__(128 * most_groups(N) + bringers(N), 1)
     kernel(const __grid_constant__ middle_args a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) // elsewhere nobody launches it
@@ -167,16 +192,17 @@ __global__ void __launch_bounds__(128 * most_groups(N) + 32, 1)
     const int lane = (int)threadIdx.x & 31, rank = (int)cluster_rank();
     const int all = (int)threadIdx.x >> 5, half = SPLIT && all >= 4 * a.groups;
     const int warp = half ? all - 4 * a.groups : all; // by its rows
-    const bool consumes = all < 4 * a.groups << a.split;
+    const int consumers = 4 * a.groups << a.split;    // warps
+    const bool consumes = all < consumers, brings = all == consumers && lane == 0;
     const block_work work = block_work::of<N>(a, rank);
     const int count = a.m - work.column < N ? a.m - work.column : N;
     const producer<W, N> bring = {a, mem, work};
     W w;
-    if (a.cluster > 1)
+    if (a.cluster > 1 && a.sums_at > 0)
         cluster_begun();
     if (!a.early)
         wait_for_previous();
-    if (!consumes && lane == 0) {
+    if (brings) {
         bring.start();
         bring.first_weights();
     } else if (consumes) {
@@ -189,25 +215,39 @@ __global__ void __launch_bounds__(128 * most_groups(N) + 32, 1)
     if (consumes)
         copies_wait();
     __syncthreads();
+    if constexpr (N > 128) { // registers go to those who multiply
+        if (!consumes) {
+            registers_down<24>();
+            if (brings)
+                bring.rest();
+            return;
+        }
+        registers_up<240>();
+    }
     float acc[N / 2];
 #    pragma unroll
     for (int i = 0; i < N / 2; i++)
         acc[i] = 0.0f;
     if (consumes)
         main_loop<W, N, SPLIT>(acc, a, mem, w, work.steps, half, lane);
-    else if (lane == 0)
+    else if (brings)
         bring.rest();
     __syncwarp();
-    const int mine = (rank << a.split) + half;
-    if (a.cluster << a.split > 1) { // every thread meets the same barriers
-        if (a.cluster > 1)
-            cluster_wait();
+    if (a.whole_16 && a.cluster << a.split == 1) {
         if (consumes)
-            give_away<N>(a, mem, acc, mine, count, warp, lane);
-        cluster_sync();
+            store_tiles<W, N>(a, mem, acc, work, count, warp, lane);
+        return;
     }
+    const int mine = (rank << a.split) + half;
+    if (a.sums_at == 0) // where stages are, which all must have read
+        sharers_sync<N>(a, consumes, 32 * consumers);
+    else if (a.cluster > 1)
+        cluster_wait();
     if (consumes)
-        add_up<N>(a, mem, acc, work, mine, count, warp, lane);
+        give_away<N>(a, mem, acc, mine, warp, lane);
+    sharers_sync<N>(a, consumes, 32 * consumers);
+    if (consumes)
+        add_up<N>(a, mem, work, mine, count, warp, lane);
 #endif
 }
 
@@ -247,25 +287,30 @@ int launch_middle(const gqmm_cuda_product *p, const middle_plan &plan, gqmm_stre
     a.row_blocks = (int)((p->n + plan.groups * 64 - 1) / (plan.groups * 64));
     a.whole_y =
         p->y_type != GQMM_F32 && (uintptr_t)p->y % 4 == 0 && r.y_row % 2 == 0 && p->n % 2 == 0;
+    a.whole_16 =
+        p->y_type == GQMM_BF16 && (uintptr_t)p->y % 16 == 0 && r.y_row % 8 == 0 && p->n % 8 == 0;
     lay_out<W>(&a, plan);
-    if (!describe(&a.w, CU_TENSOR_MAP_DATA_TYPE_UINT8, codes, W::bytes(p->k), p->n,
-                  p->w.row_stride[0], W::row_bytes, plan.groups * 64, W::swizzled) ||
+    constexpr int unit = unit_of<W>();
+    if (!describe(&a.w, unit == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_UINT16,
+                  codes, W::bytes(p->k) / unit, p->n, p->w.row_stride[0], W::row_bytes / unit,
+                  plan.groups * 64, W::swizzled) ||
         !describe(&a.x, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, p->x, p->k, r.m, r.x_row * 2, PART, N,
                   true))
         return (int)cudaErrorInvalidValue;
     const int64_t tiles = (r.m + N - 1) / N * a.row_blocks;
-    return launch_cluster(plan.split ? kernel<W, N, 1> : kernel<W, N, 0>,
-                          dim3((unsigned)(tiles * a.cluster)),
-                          dim3((unsigned)((128 * a.groups << a.split) + 32)), a.cluster,
+    const int threads = (128 * a.groups << a.split) + bringers(N);
+    return launch_cluster(N <= 128 && plan.split ? kernel<W, N, (N <= 128)> : kernel<W, N, 0>,
+                          dim3((unsigned)(tiles * a.cluster)), dim3((unsigned)threads), a.cluster,
                           (size_t)a.bytes, s, GQMM_CUDA_SM90, a);
 }
 
 template <class D> int start(const gqmm_cuda_product *p, const middle_plan &plan, gqmm_stream s)
 {
     using W = middle_weights<D>;
-    return plan.width == 32   ? launch_middle<W, 32>(p, plan, s)
-           : plan.width == 64 ? launch_middle<W, 64>(p, plan, s)
-                              : launch_middle<W, 128>(p, plan, s);
+    return plan.width == 32    ? launch_middle<W, 32>(p, plan, s)
+           : plan.width == 64  ? launch_middle<W, 64>(p, plan, s)
+           : plan.width == 128 ? launch_middle<W, 128>(p, plan, s)
+                               : launch_middle<W, 256>(p, plan, s);
 }
 
 } // namespace middle_product

@@ -5,7 +5,7 @@
 #define GQMM_KERNEL_CUDA_MIDDLE_PLAN_CUH
 
 #include "kernel/cuda/launch.cuh"
-#include "kernel/cuda/middle_weights.cuh"
+#include "kernel/cuda/middle_blocks.cuh"
 
 #include <cuda.h>
 
@@ -29,20 +29,28 @@ struct middle_args {
     int steps, cluster, groups, row_blocks;
     int split; // 0, 1: 2^this times `groups` share a step
     int weight_stages, column_stages;
-    int weights_at, scales_at, sums_at; // in shared memory, behind columns
-    int bytes;                          // of shared memory
-    int whole_y;                        // two outputs are 4 bytes, exist together, are aligned
+    int weights_at, scales_at; // in shared memory, behind columns
+    int bytes;                 // of shared memory
+    int whole_y;               // two outputs are 4 bytes, exist together, are aligned
+    int whole_16;              // eight are 16 bytes so
+    int sums_at;               // 0: where stages are
 };
 
 // Warpgroups of a block, at most, by the registers that sums need.
 GQMM_HD constexpr int most_groups(int n)
 {
-    return n > 64 ? 3 : n > 32 ? 4 : 6;
+    return n > 128 ? 2 : n > 64 ? 3 : n > 32 ? 4 : 6;
+}
+
+// Threads beside them: a warp, or a warpgroup that leaves its registers to the others.
+GQMM_HD constexpr int bringers(int n)
+{
+    return n > 128 ? 128 : 32;
 }
 
 // What a launch takes.
 struct middle_plan {
-    int width;   // of a tile: 32, 64, 128
+    int width;   // of a tile: 32, 64, 128, 256
     int groups;  // of a block, that have rows of their own
     int split;   // 0, 1: 2^this times as many share steps
     int cluster; // blocks that share rows
@@ -61,14 +69,15 @@ inline middle_rows rows_of(const gqmm_cuda_product *p)
     return {p->m == 1 && p->slots == 1 ? p->n_pairs : 0, p->x_mat, p->y_pair};
 }
 
-// What a plan takes of shared memory beside the rings, and the least that these take.
+// What a plan takes of shared memory: stages beside scales and, at least when all are read, sums.
 struct middle_memory {
-    int scales, sums, weights, columns; // the latter of a stage
-    int least_columns;                  // stages
+    int scales, weights, columns; // the latter of a stage
+    int sums;
 
     int least(int most_steps) const
     {
-        return scales + sums + (most_steps < 2 ? 1 : 2) * weights + least_columns * columns;
+        const int stages = (most_steps < 2 ? 1 : 2) * weights + PARTS * columns;
+        return stages + scales > sums ? stages + scales : sums;
     }
 };
 
@@ -82,15 +91,15 @@ inline int parts_in(int n, int size)
     return (n + size - 1) / size;
 }
 
-// Sets the scales' pitch. Halves of a step never wait for a stage of columns that the other one had
-// before, as the ring has whole steps then.
+// Sets the scales' pitch. Rings of columns have whole steps, whose stages follow each other; and so
+// halves of a step never wait for a stage that the other one had before.
 template <class W> middle_memory memory_of(scale_planes *s, const middle_plan &plan, int most_steps)
 {
     const int rows = plan.groups * 64, shares = plan.cluster << plan.split;
     s->pitch = (most_steps * s->step_bytes / 4 | 1) * 4;
-    return {parts_in(W::scale_bytes(*s, rows, plan.split), 16) * 16,
-            (shares - 1) * parts_in(plan.width / 8, shares) * plan.groups * 2048 << plan.split,
-            rows * W::row_bytes, plan.width * PART * 2, plan.split ? PARTS : 2};
+    return {parts_in(W::scale_bytes(*s, rows, plan.split), 16) * 16, rows * W::row_bytes,
+            plan.width * PART * 2,
+            (shares * 2048 + 1024) * parts_in(plan.width / 8, shares) * plan.groups << plan.split};
 }
 
 template <class W> bool has_room(scale_planes s, const middle_plan &plan, int steps)
@@ -99,27 +108,32 @@ template <class W> bool has_room(scale_planes s, const middle_plan &plan, int st
     return memory_of<W>(&s, plan, most).least(most) <= room_of(plan.blocks);
 }
 
-// Stages of both rings in the shared memory that there is; the plan is one that has room.
+// Stages of both rings in the shared memory that there is; the plan is one that has room. Sums that
+// blocks share lie apart where rings stay deep: then nobody waits until all have read their stages.
 template <class W> void lay_out(middle_args *a, const middle_plan &plan)
 {
-    const int most = parts_in(a->steps, plan.cluster), unit = plan.split ? PARTS : 1;
+    const int most = parts_in(a->steps, plan.cluster);
     const middle_memory mem = memory_of<W>(&a->scales, plan, most);
-    const int room = room_of(plan.blocks) - mem.scales - mem.sums;
-    int w = most < 2 ? most : 2, c = mem.least_columns;
+    const int all = room_of(plan.blocks) - mem.scales, shared = plan.cluster << plan.split > 1;
+    const int good = (most < 3 ? most : 3) * mem.weights + 2 * PARTS * mem.columns;
+    const bool apart = shared && all - mem.sums >= good;
+    const int room = apart ? all - mem.sums : all;
+    int w = most < 2 ? most : 2, c = PARTS;
     for (bool more = true; more;) {
         const int left = room - w * mem.weights - c * mem.columns;
         more = false;
         if (w < most && w < MOST_WEIGHTS && PARTS * w <= c + PARTS && left >= mem.weights)
             w++, more = true;
-        else if (c + unit <= PARTS * w && c + unit <= MOST_COLUMNS && left >= unit * mem.columns)
-            c += unit, more = true;
+        else if (c < PARTS * w && c + PARTS <= MOST_COLUMNS && left >= PARTS * mem.columns)
+            c += PARTS, more = true;
     }
     a->weight_stages = w;
     a->column_stages = c;
     a->weights_at = c * mem.columns;
     a->scales_at = a->weights_at + w * mem.weights;
-    a->sums_at = a->scales_at + mem.scales;
-    a->bytes = BARRIERS + 1024 + a->sums_at + mem.sums;
+    const int end = a->scales_at + mem.scales;
+    a->sums_at = apart ? end : 0;
+    a->bytes = BARRIERS + 1024 + (apart ? end + mem.sums : end > mem.sums ? end : mem.sums);
 }
 
 template <class W> scale_planes scales_of(const gqmm_cuda_product *p)
@@ -137,7 +151,7 @@ template <class W> scale_planes scales_of(const gqmm_cuda_product *p)
 
 // ---- which plan
 
-constexpr int MIDDLE_FROM = 16, MIDDLE_TO = 768; // columns
+constexpr int MIDDLE_FROM = 16, MIDDLE_TO = 1 << 20; // columns
 constexpr int MIDDLE_K = 1 << 16;
 
 // Of `all` multiprocessors those that clusters of `n` blocks reach: they lie within parts of the
@@ -151,14 +165,18 @@ inline int reached(int all, int n)
 // warps has a quarter of the registers.
 inline int resident(const middle_plan &plan)
 {
-    const int registers = plan.width == 32 ? 72 : plan.width == 64 ? 96 : 128;
+    const int registers = plan.width == 32   ? 72
+                          : plan.width == 64 ? 96
+                          : plan.width > 128 ? 240
+                                             : 128;
     return (2 * (4 * plan.groups << plan.split) + 2 + 3) / 4 * registers <= 512 ? 2 : 1;
 }
 
 // Microseconds on an H200, about: what a launch takes, that warps wait for themselves, matrix
 // instructions, bytes, room for the next launch's blocks, and sums that change blocks. The numbers
 // follow times of four matrices in three formats.
-inline double cost_of(const middle_plan &plan, int there, int n, int m, int all_steps)
+inline double cost_of(const middle_plan &plan, int there, int n, int m, int all_steps,
+                      int row_bytes)
 {
     const bool wide = plan.width > 64;
     const int steps = parts_in(all_steps, plan.cluster);
@@ -169,9 +187,11 @@ inline double cost_of(const middle_plan &plan, int there, int n, int m, int all_
     const double turns = (double)waves * (steps * (STEP / 32) >> plan.split);
     const double all = turns * (together * plan.groups << plan.split);
     const double bytes =
-        (double)busiest * steps * (plan.groups * 64 * STEP / 2 + plan.width * STEP * 2);
-    return wide ? 1.8 + 3.3 * waves + 0.02 * turns + 0.07 * all + 2e-6 * bytes +
-                      (plan.cluster > 1 ? 0.75 * plan.groups : 0.0)
+        (double)busiest * steps * (plan.groups * 64 * row_bytes + plan.width * STEP * 2);
+    if (plan.width > 128)
+        return 1.8 + waves * (4.4 + 2.17 * steps);
+    return wide ? 1.8 + (plan.cluster << plan.split > 1 ? 3.3 : 2.4) * waves + 0.02 * turns +
+                      0.07 * all + 2e-6 * bytes + (plan.cluster > 1 ? 0.75 * plan.groups : 0.0)
                 : 3.3 * waves + 0.005 * turns + 0.055 * all + 6.9e-6 * bytes +
                       (together < plan.blocks ? 0.0 : 1.4) +
                       (plan.cluster > 2 ? 0.1 * plan.cluster : 0.0);
@@ -185,20 +205,22 @@ template <class W> bool plan_for(middle_plan *best, const gqmm_cuda_product *p)
     scale_planes s = scales_of<W>(p);
     double least = 0;
     *best = {};
-    for (int width = 32; width <= 128; width *= 2) {
+    for (int width = 32; width <= 256; width *= 2) {
         if (width < 128 && m > 2 * width)
             continue;
-        for (int split = 0; split < 2; split++)
-            for (int groups = 1; groups <= MOST_ROWS / 64 && groups << split <= most_groups(width);
-                 groups++)
-                for (int cluster = 1; cluster <= MOST_CLUSTER && cluster <= steps; cluster++) {
+        const bool widest = width > 128; // has one form
+        for (int split = 0; split < (widest ? 1 : 2); split++)
+            for (int groups = widest ? 2 : 1;
+                 groups <= MOST_ROWS / 64 && groups << split <= most_groups(width); groups++)
+                for (int cluster = 1; cluster <= (widest ? 1 : MOST_CLUSTER) && cluster <= steps;
+                     cluster++) {
                     middle_plan plan = {width, groups, split, cluster, 1};
                     plan.blocks = resident(plan);
-                    if (best->width && cost_of(plan, there, n, m, steps) >= least)
+                    if (best->width && cost_of(plan, there, n, m, steps, W::row_bytes) >= least)
                         continue;
                     if (!has_room<W>(s, plan, steps))
                         plan.blocks = 1;
-                    const double cost = cost_of(plan, there, n, m, steps);
+                    const double cost = cost_of(plan, there, n, m, steps, W::row_bytes);
                     if ((best->width && cost >= least) || !has_room<W>(s, plan, steps))
                         continue;
                     least = cost;

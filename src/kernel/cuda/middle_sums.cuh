@@ -53,9 +53,10 @@ struct block_work {
     }
 };
 
-// ---- sums of the cluster, in which 2^split shares of each block have parts of k. Eight columns
-// belong to a share, which adds up what the others wrote to its block's shared memory, [share]
-// [writer][turn of its columns][warp][lane], and its own.
+// ---- sums whose parts of k several warps have: 2^split of each block of a cluster, its shares.
+// Each eight columns belong to a share in turn, which adds up what all wrote to its block's shared
+// memory, [share][writer][turn of its columns][warp][lane]; behind it there is room for rows of y.
+// Little code, as each instruction runs once: what takes time here is to fetch it.
 
 __device__ __forceinline__ void write_to(uint32_t at, int block, const float *v)
 {
@@ -63,22 +64,6 @@ __device__ __forceinline__ void write_to(uint32_t at, int block, const float *v)
                  "st.shared::cluster.v4.f32 [there], {%2, %3, %4, %5};\n}" ::"r"(at),
                  "r"(block), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3])
                  : "memory");
-}
-
-// Of the N / 8 times eight columns those that share `of` has, or all others, below `count`.
-template <int N, class F>
-__device__ __forceinline__ void each_eight(int shares, int of, bool own, int count, const F &f)
-{
-    int share = 0, turn = 0;
-#pragma unroll
-    for (int j = 0; j < N / 8; j++) {
-        if ((share == of) == own && 8 * j < count)
-            f(j, share, turn);
-        if (++share == shares) {
-            share = 0;
-            turn++;
-        }
-    }
 }
 
 // Rows g and g + 8, columns 2 t and 2 t + 1 of eight.
@@ -106,49 +91,124 @@ __device__ __forceinline__ void store_eight(const middle_args &a, float (&v)[4],
                          v[i]);
 }
 
-// Where the lane's four sums of a writer's turn lie.
-__device__ __forceinline__ const uint8_t *sums_of(const middle_args &a, const block_memory &mem,
-                                                  int warp, int lane)
-{
-    return mem.data + a.sums_at + warp * 512 + lane * 16;
-}
+struct sums_layout {
+    int shares, turns, turn_bytes, share_bytes; // the latter of a share's sums
 
-// To the blocks that add them up, which have begun.
+    __device__ __forceinline__ sums_layout(const middle_args &a, int columns)
+    {
+        shares = a.cluster << a.split;
+        turns = (columns / 8 + shares - 1) / shares;
+        turn_bytes = a.groups * 4 * 512;
+        share_bytes = shares * turns * turn_bytes;
+    }
+};
+
+// To the blocks that add them up.
 template <int N>
 __device__ __forceinline__ void give_away(const middle_args &a, const block_memory &mem,
-                                          const float (&acc)[N / 2], int mine, int count, int warp,
-                                          int lane)
+                                          const float (&acc)[N / 2], int mine, int warp, int lane)
 {
-    const int shares = a.cluster << a.split, turns = (N / 8 + shares - 1) / shares;
-    const int bytes = a.groups * 4 * 512;
-    const uint32_t sums = shared_address(sums_of(a, mem, warp, lane));
-    each_eight<N>(shares, mine, false, count, [&](int j, int to, int turn) {
-        const int of = (to & a.split) * (shares - 1) + (mine < to ? mine : mine - 1);
-        write_to(sums + (of * turns + turn) * bytes, to >> a.split, acc + 4 * j);
-    });
+    const sums_layout l(a, N);
+    const uint32_t first = shared_address(mem.data) + a.sums_at + mine * l.turns * l.turn_bytes +
+                           warp * 512 + lane * 16;
+    uint32_t at = first;
+    int to = 0;
+#pragma unroll
+    for (int j = 0; j < N / 8; j++) {
+        write_to(at + (to & a.split) * l.share_bytes, to >> a.split, acc + 4 * j);
+        if (++to == l.shares) {
+            to = 0;
+            at += l.turn_bytes;
+        }
+    }
 }
 
+// Rows of bf16 leave in whole pieces of 64 weights' outputs, through shared memory behind the sums.
 template <int N>
 __device__ __forceinline__ void add_up(const middle_args &a, const block_memory &mem,
-                                       const float (&acc)[N / 2], const block_work &work, int mine,
-                                       int count, int warp, int lane)
+                                       const block_work &work, int mine, int count, int warp,
+                                       int lane)
 {
-    const int shares = a.cluster << a.split, turns = (N / 8 + shares - 1) / shares;
-    const int bytes = a.groups * 4 * 512;
+    const sums_layout l(a, N);
+    const int group = (mine & a.split) * a.groups + (warp >> 2), r = lane & 7;
     const uint8_t *sums =
-        sums_of(a, mem, warp, lane) + (mine & a.split) * (shares - 1) * turns * bytes;
-    each_eight<N>(shares, mine, true, count, [&](int j, int, int turn) {
-        float v[4] = {acc[4 * j], acc[4 * j + 1], acc[4 * j + 2], acc[4 * j + 3]};
+        mem.data + a.sums_at + (mine & a.split) * l.share_bytes + warp * 512 + lane * 16;
+    const uint8_t *tile =
+        mem.data + a.sums_at + (l.share_bytes << a.split) + group * l.turns * 1024;
+    const uint32_t to =
+        shared_address(tile) + r * 128 + (((warp & 3) * 2 + (lane >> 3 & 1)) ^ r) * 16;
+    int rows = 0; // of y in the tile
 #pragma unroll 1
-        for (int b = 0; b < shares - 1; b++) {
-            const float4 u = *(const float4 *)(sums + (b * turns + turn) * bytes);
+    for (int column = 8 * mine; column < count; column += 8 * l.shares) {
+        float v[4] = {};
+#pragma unroll 2
+        for (int b = 0; b < l.shares; b++) {
+            const float4 u = *(const float4 *)(sums + b * l.turns * l.turn_bytes);
             v[0] += u.x;
             v[1] += u.y;
             v[2] += u.z;
             v[3] += u.w;
         }
-        store_eight(a, v, work.row + warp * 16, work.column + 8 * j, count - 8 * j, lane);
-    });
+        if (a.whole_16)
+            store_8x8x2_turned(to + rows * 128,
+                               pair_of(v[0] * LOW_FACTOR, v[1] * LOW_FACTOR, GQMM_BF16),
+                               pair_of(v[2] * LOW_FACTOR, v[3] * LOW_FACTOR, GQMM_BF16));
+        else
+            store_eight(a, v, work.row + warp * 16, work.column + column, count - column, lane);
+        sums += l.turn_bytes;
+        rows += 8;
+    }
+    if (!a.whole_16)
+        return;
+    warps_sync(2 + group, 128);
+#pragma unroll 1
+    for (int i = (warp & 3) * 32 + lane; i < rows * 8; i += 128) {
+        const int m = i >> 3, c = i & 7, column = 8 * (mine + (m >> 3) * l.shares) + (m & 7);
+        const int64_t row = work.row + (warp >> 2) * 64 + c * 8;
+        if (column < count && row < a.n)
+            *(uint4 *)((uint16_t *)a.y + (work.column + column) * a.y_row + row) =
+                *(const uint4 *)(tile + m * 128 + (c ^ (m & 7)) * 16);
+    }
+}
+
+// ---- sums of one share that become whole pieces of rows of bf16: a warpgroup's 64 rows of
+// weights, 64 columns at a time, through the place that its codes had in a stage.
+
+template <class W, int N>
+__device__ __forceinline__ void store_tiles(const middle_args &a, const block_memory &mem,
+                                            const float (&acc)[N / 2], const block_work &work,
+                                            int count, int warp, int lane)
+{
+    constexpr int WIDTH = N < 64 ? N : 64;
+    static_assert(64 * W::row_bytes >= WIDTH * 128, "room");
+    const int group = warp >> 2, id = (warp & 3) * 32 + lane, r = lane & 7;
+    const uint8_t *tile = mem.data + a.weights_at + group * 64 * W::row_bytes;
+    // 16 bytes, chunk c of column m's 128, lie at c ^ (m & 7).
+    const uint32_t to = shared_address(tile) + ((lane >> 4) * 8 + r) * 128 +
+                        (((warp & 3) * 2 + (lane >> 3 & 1)) ^ r) * 16;
+    const int m = id >> 3, c = id & 7;
+    const uint8_t *from = tile + m * 128 + (c ^ (m & 7)) * 16;
+    const int64_t row = work.row + group * 64 + c * 8;
+    uint16_t *y = (uint16_t *)a.y + (work.column + m) * a.y_row + row;
+#pragma unroll
+    for (int i = 0; i < N; i += WIDTH) {
+#pragma unroll
+        for (int j = 0; j < WIDTH / 8; j += 2) {
+            uint32_t v[4];
+#pragma unroll
+            for (int h = 0; h < 4; h++) {
+                const float *two = acc + i / 2 + j * 4 + h * 2;
+                v[h] = pair_of(two[0] * LOW_FACTOR, two[1] * LOW_FACTOR, GQMM_BF16);
+            }
+            store_8x8x4_turned(to + j * 1024, v);
+        }
+        warps_sync(1 + group, 128);
+#pragma unroll
+        for (int k = 0; k < WIDTH; k += 16)
+            if (row < a.n && m + i + k < count)
+                *(uint4 *)(y + (i + k) * a.y_row) = *(const uint4 *)(from + k * 128);
+        warps_sync(1 + group, 128);
+    }
 }
 
 } // namespace middle_product

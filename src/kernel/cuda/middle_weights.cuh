@@ -9,7 +9,6 @@
 #define GQMM_KERNEL_CUDA_MIDDLE_WEIGHTS_CUH
 
 #include "kernel/cuda.h"
-#include "kernel/cuda/decode_k_quants.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
 #include "kernel/cuda/mma.cuh"
 #include "kernel/cuda/wide_scales.cuh"
@@ -36,7 +35,8 @@ struct scale_planes {
 };
 
 // middle_weights<D>, a lane's view of its warp's 16 rows:
-//   row_bytes     of a step in shared memory; swizzled: 16 bytes c of a row at c ^ (row & 7)
+//   step_bytes    of a row's step in memory
+//   row_bytes     of it in shared memory; swizzled: 16 bytes c of a row at c ^ (row & 7)
 //   fits(w), bytes(k) of a row, scale_bytes(planes, rows, warps) in shared memory
 //   set()         asks for scales of `steps` steps, by cp.async, if they lie apart
 //   start()       of a step at `stage`
@@ -50,14 +50,14 @@ template <class D> struct middle_weights {
 
 template <bool OFFSET> struct plane_nibbles {
     static constexpr bool exists = true, swizzled = true;
-    static constexpr int row_bytes = STEP / 2, PLANES = OFFSET ? 2 : 1;
+    static constexpr int step_bytes = STEP / 2, row_bytes = step_bytes, PLANES = OFFSET ? 2 : 1;
     int at, turn;          // of the lane's first row in a stage; its row's swizzle
     uint32_t mine;         // picks the lane's byte, for all bytes
-    int shift, step_bytes; // of scales
+    int shift, scale_step; // of scales
     const uint8_t *scales[PLANES];
     int half; // to scales eight rows on
     uint4 codes[2];
-    uint32_t numbers[PLANES][2];
+    uint32_t numbers[PLANES][2], by[2], rest[2];
 
     static bool fits(const gqmm_cuda_matrix &w)
     {
@@ -84,7 +84,7 @@ template <bool OFFSET> struct plane_nibbles {
         turn = g * 16;
         mine = (uint32_t)(lane & 3) * 0x1111;
         shift = s.shift;
-        step_bytes = s.step_bytes;
+        scale_step = s.step_bytes;
         half = 8 * s.pitch;
 #pragma unroll
         for (int i = 0; i < PLANES; i++) {
@@ -109,7 +109,7 @@ template <bool OFFSET> struct plane_nibbles {
     {
 #pragma unroll
         for (int i = 0; i < PLANES; i++)
-            scales[i] += step_bytes;
+            scales[i] += scale_step;
     }
 
     // Rows g and g + 8.
@@ -127,22 +127,22 @@ template <bool OFFSET> struct plane_nibbles {
         }
     }
 
-    __device__ __forceinline__ void make(uint32_t (&to)[8], int) const
+    __device__ __forceinline__ void make(uint32_t (&to)[8], int, int j)
     {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
+            if (j == 0 || (!OFFSET && shift == 0)) {
+                const uint32_t s = permute(numbers[0][h], 0, 0x1010);
+                // Odd weights are in high nibbles.
+                by[h] = pair_mul(s, bf16_power(LOW_SCALE) | bf16_power(LOW_SCALE - 4) << 16);
+                rest[h] = OFFSET ? pair_mul(permute(numbers[PLANES - 1][h], 0, 0x1010),
+                                            both(bf16_power(-LOW_REST)))
+                                 : pair_mul(s, both(0x8000 | (bf16_small(8) - (LOW_REST << 7))));
+            }
             const uint32_t w[4] = {codes[h].x, codes[h].y, codes[h].z, codes[h].w};
-            const uint32_t s = permute(numbers[0][h], 0, 0x1010);
-            // Odd weights are in high nibbles.
-            const uint32_t by =
-                pair_mul(s, bf16_power(LOW_SCALE) | bf16_power(LOW_SCALE - 4) << 16);
-            const uint32_t rest =
-                OFFSET ? pair_mul(permute(numbers[PLANES - 1][h], 0, 0x1010),
-                                  both(bf16_power(-LOW_REST)))
-                       : pair_mul(s, both(0x8000 | (bf16_small(8) - (LOW_REST << 7))));
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                to[2 * i + h] = pair_fma(permute(w[i], 0, mine) & 0x00f0000f, by, rest);
+                to[2 * i + h] = pair_fma(permute(w[i], 0, mine) & 0x00f0000f, by[h], rest[h]);
         }
     }
 };
@@ -150,81 +150,6 @@ template <bool OFFSET> struct plane_nibbles {
 template <> struct middle_weights<dec_int4> : plane_nibbles<false> {
 };
 template <> struct middle_weights<dec_affine4> : plane_nibbles<true> {
-};
-
-// ---------------------------------------------------------------- q4_k
-
-template <> struct middle_weights<dec_q4_k> {
-    static constexpr bool exists = true, swizzled = false;
-    static constexpr int row_bytes = 144, PITCH = 20; // words of a row's scales
-    int at, head;     // the lane's codes in its first row, and a row whose scales it makes
-    uint32_t *scales; // of the warp, [16][PITCH]
-    uint32_t held[2][4];
-    uint2 pair[2];
-
-    static bool fits(const gqmm_cuda_matrix &)
-    {
-        return true;
-    }
-
-    static int64_t bytes(int64_t k)
-    {
-        return k / 256 * 144;
-    }
-
-    static int scale_bytes(const scale_planes &, int rows, int split)
-    {
-        return rows * PITCH * 4 << split;
-    }
-
-    __device__ __forceinline__ void set(const scale_planes &, uint8_t *to, int rows, int64_t,
-                                        int64_t, int warp, int half, int lane, int, int)
-    {
-        at = (warp * 16 + (lane >> 2)) * row_bytes + 16 + (lane & 3) * 2;
-        head = (warp * 16 + (lane & 15)) * row_bytes;
-        scales = (uint32_t *)to + (half * rows + warp * 16) * PITCH;
-    }
-
-    __device__ __forceinline__ void start(const uint8_t *stage, int lane)
-    {
-        uint32_t v[8];
-        const step_row row = {{stage + head, NULL, NULL}};
-        wide_product::scale_maker<dec_q4_k, 4>::make(v, row, lane >> 4, {32, GQMM_F16});
-        __syncwarp();
-        wide_product::write_words(scales + (lane & 15) * PITCH + (lane >> 4) * 8, v);
-        __syncwarp();
-    }
-
-    __device__ __forceinline__ void finish()
-    {
-    }
-
-    // Of 64 numbers the first 32 are low nibbles, the others high ones.
-    __device__ __forceinline__ void load(const uint8_t *stage, int part, int j)
-    {
-        const int g = (int)(threadIdx.x & 31) >> 2;
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            pair[h] = *(const uint2 *)(scales + (g + 8 * h) * PITCH + 2 * (2 * part + j));
-#pragma unroll
-            for (int i = 0; i < 4 && j == 0; i++)
-                held[h][i] =
-                    *(const uint16_t *)(stage + at + h * (8 * row_bytes) + part * 32 + i * 8);
-        }
-    }
-
-    __device__ __forceinline__ void make(uint32_t (&to)[8], int j)
-    {
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                if (j == 0)
-                    held[h][i] = permute(held[h][i], 0, 0x4140);
-                to[2 * i + h] =
-                    pair_fma(held[h][i] & (j ? 0x00f000f0 : 0x000f000f), pair[h].x, pair[h].y);
-            }
-    }
 };
 
 } // namespace middle_product

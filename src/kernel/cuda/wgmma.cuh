@@ -34,6 +34,13 @@ template <int n> struct wgmma;
 #define GQMM_O144 GQMM_O136 ", %68, %69, %70, %71"
 #define GQMM_O152 GQMM_O144 ", %72, %73, %74, %75"
 #define GQMM_O160 GQMM_O152 ", %76, %77, %78, %79"
+#define GQMM_O256 \
+    GQMM_O160 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, " \
+              "%94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, " \
+              "%108, %109, " \
+              "%110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, " \
+              "%123, %124, " \
+              "%125, %126, %127"
 #define GQMM_C(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
 #define GQMM_C8 GQMM_C(0)
 #define GQMM_C16 GQMM_C8, GQMM_C(4)
@@ -55,6 +62,9 @@ template <int n> struct wgmma;
 #define GQMM_C144 GQMM_C136, GQMM_C(68)
 #define GQMM_C152 GQMM_C144, GQMM_C(72)
 #define GQMM_C160 GQMM_C152, GQMM_C(76)
+#define GQMM_C256 \
+    GQMM_C160, GQMM_C(80), GQMM_C(84), GQMM_C(88), GQMM_C(92), GQMM_C(96), GQMM_C(100), \
+        GQMM_C(104), GQMM_C(108), GQMM_C(112), GQMM_C(116), GQMM_C(120), GQMM_C(124)
 
 // a and b: the numbers of their operands.
 #define GQMM_WGMMA(n, a, b) \
@@ -89,7 +99,10 @@ GQMM_WGMMA(136, "%68, %69, %70, %71", "%72")
 GQMM_WGMMA(144, "%72, %73, %74, %75", "%76")
 GQMM_WGMMA(152, "%76, %77, %78, %79", "%80")
 GQMM_WGMMA(160, "%80, %81, %82, %83", "%84")
+GQMM_WGMMA(256, "%128, %129, %130, %131", "%132")
 #undef GQMM_WGMMA
+#undef GQMM_O256
+#undef GQMM_C256
 #undef GQMM_C
 #undef GQMM_O8
 #undef GQMM_O16

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT
+// The middle product's weights of the GGUF formats, whose scales lie among the codes of one plane.
+#ifndef GQMM_KERNEL_CUDA_MIDDLE_BLOCKS_CUH
+#define GQMM_KERNEL_CUDA_MIDDLE_BLOCKS_CUH
+
+#include "kernel/cuda/decode_k_quants.cuh"
+#include "kernel/cuda/middle_weights.cuh"
+
+namespace gqmm
+{
+namespace middle_product
+{
+
+// What a format of one plane brings:
+//   step_bytes    of a row's step in memory; D is its decoder
+//   PIECE         numbers that share a scale, 16 or 32
+//   SHIFT         of 32 the second 16 count 2^SHIFT times
+//   get()         of a row whose numbers 2 t and 2 t + 1 of each eight are the lane's: what piece
+//                 2 part + j takes of shared memory, where j - 1 has not; `row` is 2 t bytes on
+//   codes()       the four pairs of it
+//   scales()      pairs of scale and offset of half a step
+template <class F> struct one_plane {
+    static constexpr bool exists = true, swizzled = false;
+    static constexpr int step_bytes = F::step_bytes, SLIP = step_bytes % 16;
+    static constexpr int row_bytes = step_bytes + 16 - largest_power(step_bytes);
+    static constexpr int PAIRS = 32 / F::PIECE, WORDS = 8 * PAIRS; // for a piece of 32; half a step
+    static constexpr int PITCH = 2 * WORDS + 4;                    // words of a row's scales
+    int at, head;              // the lane's first row, and one whose scales it makes
+    int slip;                  // where a step begins: tiles do at whole 16 bytes
+    uint32_t *scales;          // of the warp, [16][PITCH]
+    uint32_t held[2][F::HELD]; // of rows g and g + 8
+    uint32_t pairs[2][2 * PAIRS];
+
+    static bool fits(const gqmm_cuda_matrix &)
+    {
+        return true;
+    }
+
+    static int64_t bytes(int64_t k)
+    {
+        return F::decoder::bytes(0, k, {32, GQMM_F16});
+    }
+
+    static int scale_bytes(const scale_planes &, int rows, int split)
+    {
+        return rows * PITCH * 4 << split;
+    }
+
+    __device__ __forceinline__ void set(const scale_planes &, uint8_t *to, int rows, int64_t,
+                                        int64_t, int warp, int half, int lane, int first, int)
+    {
+        slip = first * SLIP & 15;
+        at = (warp * 16 + (lane >> 2)) * row_bytes + (lane & 3) * 2;
+        head = (warp * 16 + (lane & 15)) * row_bytes;
+        scales = (uint32_t *)to + (half * rows + warp * 16) * PITCH;
+    }
+
+    __device__ __forceinline__ void start(const uint8_t *stage, int lane)
+    {
+        uint32_t v[WORDS];
+        F::scales(v, {{stage + head + slip, NULL, NULL}}, lane >> 4);
+        __syncwarp();
+        wide_product::write_words(scales + (lane & 15) * PITCH + (lane >> 4) * WORDS, v);
+        __syncwarp();
+    }
+
+    __device__ __forceinline__ void finish()
+    {
+        slip = (slip + SLIP) & 15;
+    }
+
+    __device__ __forceinline__ void load(const uint8_t *stage, int part, int j)
+    {
+        const int g = (int)(threadIdx.x & 31) >> 2;
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            wide_product::read_words(pairs[h],
+                                     scales + (g + 8 * h) * PITCH + 2 * PAIRS * (2 * part + j));
+            F::get(held[h], stage + at + slip + h * (8 * row_bytes), part, j);
+        }
+    }
+
+    __device__ __forceinline__ void make(uint32_t (&to)[8], int part, int j)
+    {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            uint32_t codes[4];
+            F::codes(codes, held[h], part, j);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const uint32_t *pair = pairs[h] + (i >= 2 ? 2 * (PAIRS - 1) : 0);
+                const uint32_t by =
+                    i >= 2 && F::SHIFT ? pair_mul(pair[0], both(bf16_power(-F::SHIFT))) : pair[0];
+                to[2 * i + h] =
+                    F::HAS_REST ? pair_fma(codes[i], by, pair[1]) : pair_mul(codes[i], by);
+            }
+        }
+    }
+};
+
+// Two bytes, one in each half.
+__device__ __forceinline__ uint32_t two_bytes(uint32_t v)
+{
+    return permute(v, 0, 0x4140);
+}
+
+struct q4_k_plane {
+    typedef dec_q4_k decoder;
+    static constexpr int step_bytes = 144, PIECE = 32, SHIFT = 0, HELD = 4;
+    static constexpr bool HAS_REST = true;
+
+    // Of 64 numbers the first 32 are low nibbles, the others high ones.
+    static __device__ __forceinline__ void get(uint32_t (&v)[4], const uint8_t *row, int part,
+                                               int j)
+    {
+#pragma unroll
+        for (int i = 0; i < 4 && j == 0; i++)
+            v[i] = *(const uint16_t *)(row + 16 + part * 32 + i * 8);
+    }
+
+    static __device__ __forceinline__ void codes(uint32_t (&a)[4], uint32_t (&v)[4], int, int j)
+    {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            v[i] = j == 0 ? two_bytes(v[i]) : v[i];
+            a[i] = v[i] & (j ? 0x00f000f0 : 0x000f000f);
+        }
+    }
+
+    static __device__ __forceinline__ void scales(uint32_t (&v)[8], const step_row &row, int half)
+    {
+        wide_product::scale_maker<dec_q4_k, 4>::make(v, row, half, {32, GQMM_F16});
+    }
+};
+template <> struct middle_weights<dec_q4_k> : one_plane<q4_k_plane> {
+};
+
+} // namespace middle_product
+} // namespace gqmm
+
+#endif
