@@ -58,6 +58,11 @@ static const entry entries[] = {
     {"affine4_g64_bf16", has_plan<gqmm::dec_affine4>, run<gqmm::dec_affine4>},
     {"affine4_g128_bf16", has_plan<gqmm::dec_affine4>, run<gqmm::dec_affine4>},
     {"q4_k", has_plan<gqmm::dec_q4_k>, run<gqmm::dec_q4_k>},
+    {"q5_k", has_plan<gqmm::dec_q5_k>, run<gqmm::dec_q5_k>},
+    {"q6_k", has_plan<gqmm::dec_q6_k>, run<gqmm::dec_q6_k>},
+    {"q4_0", has_plan<gqmm::dec_q4_0>, run<gqmm::dec_q4_0>},
+    {"q8_0", has_plan<gqmm::dec_q8_0>, run<gqmm::dec_q8_0>},
+    {"mxfp4", has_plan<gqmm::dec_mxfp4>, run<gqmm::dec_mxfp4>},
 };
 
 // Rounded once: through a float a sum close to the middle of two numbers would be rounded twice.
@@ -100,8 +105,15 @@ static weights make_weights(const char *format, int64_t n, int64_t k, int gap)
                     put(row + at, gqmm_f32_to_bf16(0.1f * random_float()));
             else if (w.f->pub.n_planes == 1)
                 for (int64_t at = 0; at < bytes; at += w.f->pub.plane_bytes[0]) {
-                    put(row + at, gqmm_f32_to_f16(0.01f * random_float()));
-                    put(row + at + 2, gqmm_f32_to_f16(0.01f * random_float()));
+                    if (!strcmp(format, "mxfp4")) {
+                        row[at] = (uint8_t)(120 + random_below(8));
+                    } else if (!strcmp(format, "q6_k")) {
+                        put(row + at + 208, gqmm_f32_to_f16(0.0005f * random_float()));
+                    } else {
+                        put(row + at, gqmm_f32_to_f16(0.01f * random_float()));
+                        if (w.f->has_offset)
+                            put(row + at + 2, gqmm_f32_to_f16(0.01f * random_float()));
+                    }
                 }
         }
         w.device.plane[i] = to_device(w.plane[i]);

@@ -3,7 +3,7 @@
 #ifndef GQMM_KERNEL_CUDA_MIDDLE_BLOCKS_CUH
 #define GQMM_KERNEL_CUDA_MIDDLE_BLOCKS_CUH
 
-#include "kernel/cuda/decode_k_quants.cuh"
+#include "kernel/cuda/decode_low.cuh"
 #include "kernel/cuda/middle_weights.cuh"
 
 namespace gqmm
@@ -104,6 +104,19 @@ __device__ __forceinline__ uint32_t two_bytes(uint32_t v)
     return permute(v, 0, 0x4140);
 }
 
+// Scales of half a step, of codes that are BIAS too much, or have offsets, and count 2^-BITS.
+template <class D, int BIAS, int BITS, int words>
+__device__ __forceinline__ void make_scales(uint32_t (&v)[words], const step_row &row, int half)
+{
+#pragma unroll
+    for (int i = 0; i < words / 2; i++) {
+        const float2 s = D::template scale<true>(row, words / 2 * half + i, {32, GQMM_F16});
+        v[2 * i] = wide_product::twice(s.x * power_of_two(LOW_SCALE - BITS));
+        v[2 * i + 1] =
+            wide_product::twice((D::has_offset ? s.y : -BIAS * s.x) * power_of_two(-LOW_REST));
+    }
+}
+
 struct q4_k_plane {
     typedef dec_q4_k decoder;
     static constexpr int step_bytes = 144, PIECE = 32, SHIFT = 0, HELD = 4;
@@ -133,6 +146,155 @@ struct q4_k_plane {
     }
 };
 template <> struct middle_weights<dec_q4_k> : one_plane<q4_k_plane> {
+};
+
+// q5_k and q6_k have further bits of the same numbers elsewhere, which two pieces or all share.
+template <class D, int PIECE_, int BIAS> struct k_plane {
+    typedef D decoder;
+    static constexpr int PIECE = PIECE_, SHIFT = 0, HELD = 8;
+    static constexpr bool HAS_REST = true;
+
+    static __device__ __forceinline__ void scales(uint32_t (&v)[256 / PIECE], const step_row &row,
+                                                  int half)
+    {
+        make_scales<D, BIAS, 0>(v, row, half);
+    }
+
+    // Bits [bit, bit + 4) of the first four, below those [top, ...) of the others that `mask` says.
+    static __device__ __forceinline__ void join(uint32_t (&a)[4], const uint32_t (&v)[8], int bit,
+                                                int top, uint32_t mask)
+    {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            a[i] = pick(move_bit(two_bytes(v[4 + i]), top, 4), mask,
+                        two_bytes(v[i]) >> bit & 0x000f000f);
+    }
+};
+
+struct q5_k_plane : k_plane<dec_q5_k, 32, 0> {
+    static constexpr int step_bytes = 176;
+
+    static __device__ __forceinline__ void get(uint32_t (&v)[8], const uint8_t *row, int part,
+                                               int j)
+    {
+#pragma unroll
+        for (int i = 0; i < 4 && j == 0; i++) {
+            v[i] = *(const uint16_t *)(row + 48 + part * 32 + i * 8);
+            v[4 + i] = *(const uint16_t *)(row + 16 + i * 8);
+        }
+    }
+
+    static __device__ __forceinline__ void codes(uint32_t (&a)[4], const uint32_t (&v)[8], int part,
+                                                 int j)
+    {
+        join(a, v, 4 * j, 2 * part + j, 0x00100010);
+    }
+};
+template <> struct middle_weights<dec_q5_k> : one_plane<q5_k_plane> {
+};
+
+struct q6_k_plane : k_plane<dec_q6_k, 16, 32> {
+    static constexpr int step_bytes = 210;
+
+    static __device__ __forceinline__ void get(uint32_t (&v)[8], const uint8_t *row, int part,
+                                               int j)
+    {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            v[i] = *(const uint16_t *)(row + 64 * (part >> 1) + 32 * j + i * 8);
+            if (j == 0)
+                v[4 + i] = *(const uint16_t *)(row + 128 + 32 * (part >> 1) + i * 8);
+        }
+    }
+
+    static __device__ __forceinline__ void codes(uint32_t (&a)[4], const uint32_t (&v)[8], int part,
+                                                 int j)
+    {
+        join(a, v, 4 * (part & 1), 4 * (part & 1) + 2 * j, 0x00300030);
+    }
+};
+template <> struct middle_weights<dec_q6_k> : one_plane<q6_k_plane> {
+};
+
+// Blocks of 32 with a scale ahead of the codes, which are BIAS too much and count 2^-BITS.
+template <class D, int BYTES, int BIAS, int BITS> struct block_plane {
+    typedef D decoder;
+    static constexpr int step_bytes = 8 * BYTES, PIECE = 32;
+    static constexpr bool HAS_REST = BIAS > 0;
+
+    static __device__ __forceinline__ void scales(uint32_t (&v)[8], const step_row &row, int half)
+    {
+        make_scales<D, BIAS, BITS>(v, row, half);
+    }
+};
+
+// A byte has numbers 16 apart.
+struct q4_0_plane : block_plane<dec_q4_0, 18, 8, 0> {
+    static constexpr int SHIFT = 4, HELD = 2;
+
+    static __device__ __forceinline__ void get(uint32_t (&v)[2], const uint8_t *row, int part,
+                                               int j)
+    {
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            v[i] = *(const uint16_t *)(row + 18 * (2 * part + j) + 2 + 8 * i);
+    }
+
+    static __device__ __forceinline__ void codes(uint32_t (&a)[4], const uint32_t (&v)[2], int, int)
+    {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            a[i] = two_bytes(v[i]) & 0x000f000f;
+            a[i + 2] = two_bytes(v[i]) & 0x00f000f0;
+        }
+    }
+};
+template <> struct middle_weights<dec_q4_0> : one_plane<q4_0_plane> {
+};
+
+// Every other block lies at odd bytes.
+struct mxfp4_plane : block_plane<dec_mxfp4, 17, 0, 6> {
+    static constexpr int SHIFT = 0, HELD = 2;
+
+    static __device__ __forceinline__ void get(uint32_t (&v)[2], const uint8_t *row, int part,
+                                               int j)
+    {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const uint8_t *p = row + 17 * (2 * part + j) + 1 + 8 * i;
+            v[i] = j ? *(const uint16_t *)p : p[0] | (uint32_t)p[1] << 8;
+        }
+    }
+
+    static __device__ __forceinline__ void codes(uint32_t (&a)[4], const uint32_t (&v)[2], int, int)
+    {
+        uint32_t u[4];
+        low_e2m1(u, permute(v[0], v[1], 0x5140));
+        a[0] = u[0], a[1] = u[2], a[2] = u[1], a[3] = u[3];
+    }
+};
+template <> struct middle_weights<dec_mxfp4> : one_plane<mxfp4_plane> {
+};
+
+struct q8_0_plane : block_plane<dec_q8_0, 34, 128, 0> {
+    static constexpr int SHIFT = 0, HELD = 4;
+
+    static __device__ __forceinline__ void get(uint32_t (&v)[4], const uint8_t *row, int part,
+                                               int j)
+    {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            v[i] = *(const uint16_t *)(row + 34 * (2 * part + j) + 2 + 8 * i);
+    }
+
+    static __device__ __forceinline__ void codes(uint32_t (&a)[4], const uint32_t (&v)[4], int, int)
+    {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            a[i] = two_bytes(v[i] ^ 0x8080);
+    }
+};
+template <> struct middle_weights<dec_q8_0> : one_plane<q8_0_plane> {
 };
 
 } // namespace middle_product
