@@ -223,7 +223,7 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  *          q6_k, q8_0 and mxfp4, gqmm_qmm() on sm_90 rounds and overflows so from 16 rows on. From
  *          512 rows on it dequantises matrices of other formats first (sm_90), rounded once, 2
  *          bytes a weight, in slices of 32 MiB of workspace.
- *          Where up to 128 pairs meet one expert each in the mean, or fewer (q4_k: two), and weights
+ *          Where up to 128 pairs meet one expert each in the mean or fewer (q4_k: two), and weights
  *          are int4_g128, affine4_g64 or q4_k (sm_90), bf16 activations count as multiples of at
  *          most 2^-29 of the largest of 256 neighbours along K.
  * INT8     has kernels of its own on sm_90 where they pay: int4_g128, bf16 activations (and y, but
