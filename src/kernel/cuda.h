@@ -45,7 +45,8 @@ typedef struct gqmm_cuda_matrix {
 /* Columns [begin, begin + count) of a list's order meet this expert; expert -1: their rows are
  * zeroed. */
 typedef struct gqmm_cuda_tile {
-    int32_t expert, begin, count, reserved;
+    int32_t expert, begin, count;
+    int32_t done; /* see gqmm_cuda_product.tells; the sort sets 0 */
 } gqmm_cuda_tile;
 
 /* Columns in the order of their experts, made by gqmm_cuda_sort() on the device. */
@@ -53,6 +54,8 @@ typedef struct gqmm_cuda_list {
     int32_t *order;        /* [n_pairs] pairs by expert, bad and skipped ones last */
     gqmm_cuda_tile *tiles; /* [most_tiles], heavy experts first; begin and count in columns */
     int32_t *n_tiles;      /* [1] tiles behind so many have no columns */
+    int32_t *taken;        /* [2] for wide(): work that blocks have taken, of a product that follows
+                            * none and of one that follows; 0 before and after; NULL: no wide() */
     int32_t *first;        /* [n_experts + 2] where each expert's pairs start in order; [E]: the
                             * skipped ones */
     int32_t tile_columns;  /* most columns of a tile */
@@ -102,6 +105,11 @@ typedef struct gqmm_cuda_product {
      * sorted, what the int8() before it wrote as y8: then x is not read. */
     gqmm_cuda_int8 x8;
     gqmm_cuda_int8 y8; /* with `up` given: in place of y */
+    /* For wide() alone, n up to 2^28. A product that tells counts what it has written of each tile;
+     * the next one on the stream, with the same list, then may follow: it does not wait until that
+     * one has ended, but reads the rows of a tile as x once they are complete. Its weights and its
+     * list were complete before that one began. */
+    int32_t tells, follows;
 } gqmm_cuda_product;
 
 /* The last product of a mixture with its weighted sum, see sum.cuh: h bf16 [T * S, K] dense. ids

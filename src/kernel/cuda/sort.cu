@@ -366,6 +366,7 @@ int gqmm_cuda_sort(const gqmm_cuda_product *p, int32_t x_order, void *scratch, i
     a.order = p->list.order;
     a.first = p->list.first;
     a.n_tiles = p->list.n_tiles;
+    a.taken = p->list.taken;
     a.tiles = p->list.tiles;
     a.tile_columns = (uint32_t)p->list.tile_columns;
     a.m = (uint32_t)p->m;

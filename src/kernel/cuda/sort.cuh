@@ -23,7 +23,7 @@ struct sort_args {
     int64_t n_pairs;
     int32_t n_experts, expert;
     uint32_t *fault;
-    int32_t *order, *first, *n_tiles;
+    int32_t *order, *first, *n_tiles, *taken;
     gqmm_cuda_tile *tiles;
     uint32_t tile_columns, m;
     int32_t pitch;              // counters of a warp, a multiple of 8
@@ -341,6 +341,8 @@ __device__ __forceinline__ void plan_classes(const sort_args &a, const uint32_t 
     if (part == 0 && threadIdx.x == 0) {
         a.first[classes] = (int32_t)sum.pairs;
         *a.n_tiles = (int32_t)before[BUCKETS];
+        if (a.taken)
+            a.taken[0] = a.taken[1] = 0;
     }
     const uint32_t most = most_tiles(a), threads = (uint32_t)used * 32; // no columns past the last
 #pragma unroll 1

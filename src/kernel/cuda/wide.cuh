@@ -296,6 +296,7 @@ __device__ __forceinline__ void consume(const wide_args &a, const block_memory &
                  info.count);
         barrier_arrive(mem.empty(2, infos.stage));
         infos.next(INFOS);
+        tell_done(a, item.tile, item.row_block, a.p.up.plane[0] ? S::ROWS / 2 : S::ROWS, lane);
     }
 }
 
@@ -319,8 +320,7 @@ __global__ void __launch_bounds__(THREADS, S::BLOCKS) kernel(const __grid_consta
         }
         fence_for_wgmma();
     }
-    wait_for_previous();
-    let_next_start();
+    begin(a);
     __syncthreads();
     if (group >= 2) {
         registers_down<S::LOADER_REGISTERS>();
@@ -331,6 +331,7 @@ __global__ void __launch_bounds__(THREADS, S::BLOCKS) kernel(const __grid_consta
     } else {
         registers_up<S::CONSUMER_REGISTERS>();
         consume<D, S>(a, mem);
+        end(a);
     }
 #endif
 }

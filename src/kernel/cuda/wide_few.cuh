@@ -89,12 +89,13 @@ __device__ __forceinline__ void consume(const few_args &a, const memory<D> &mem)
     int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
     asm volatile("" : "+r"(lane), "+r"(warp)); // not to be made again in the loop
     const lane_rows<D, TWO> c(a, warp, lane);
-    const int tiles = *a.p.list.n_tiles;
     ring at = {0, 0}, infos = {0, 0};
     float acc[2][N / 2];
-    for (item_walk item(a); item.tile < tiles; item.next(a)) {
+    for (;;) {
         barrier_wait(mem.full(1, infos.stage), infos.parity);
         const tile_info info = mem.info(infos.stage);
+        if (info.tile < 0)
+            break;
 #pragma unroll
         for (int i = 0; i < N / 2; i++)
             acc[0][i] = acc[1][i] = 0.0f;
@@ -111,14 +112,15 @@ __device__ __forceinline__ void consume(const few_args &a, const memory<D> &mem)
         const int64_t *y_at = mem.y_at(infos.stage);
         if (TWO)
             wide_product::store_as<shape, true>(
-                acc, a, y_at, item.row_block, warp, lane, info.count,
+                acc, a, y_at, info.row_block, warp, lane, info.count,
                 {-1.44269504f * a.factor, 1.0f / (a.factor * a.factor * a.y_factor)});
         else if (a.whole_y)
-            store_eights(acc, a, y_at, item.row_block, warp, lane, info.count);
+            store_eights(acc, a, y_at, info.row_block, warp, lane, info.count);
         else
-            store_numbers(acc, a, y_at, item.row_block, warp, lane, info.count);
+            store_numbers(acc, a, y_at, info.row_block, warp, lane, info.count);
         barrier_arrive(mem.empty(1, infos.stage));
         infos.next(INFOS);
+        wide_product::tell_done(a, info.tile, info.row_block, TWO ? ROWS / 2 : ROWS, lane);
     }
 }
 
@@ -135,16 +137,13 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) kernel(const __grid_constant_
             barrier_init(mem.full(0, i), WEIGHT_LOADERS + 2); // and the accelerator's bytes
             barrier_init(mem.full(1, i), COLUMN_LOADERS);
             barrier_init(mem.empty(0, i), CONSUMERS / 32); // a lane of each warp
-            barrier_init(mem.empty(1, i), CONSUMERS);
+            barrier_init(mem.empty(1, i), CONSUMERS + WEIGHT_LOADERS);
         }
         fence_for_wgmma();
     }
     __syncthreads();
     const int id = (int)threadIdx.x - CONSUMERS - COLUMN_LOADERS; // of a weight loader
-    if (!(id >= 0 && a.p.ids_early)) { // else weights may be asked for already
-        wait_for_previous();
-        let_next_start();
-    }
+    wide_product::begin(a);
     if (threadIdx.x >= CONSUMERS) {
         registers_down<LOADER_REGISTERS>();
         if (id < 0)
@@ -154,6 +153,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) kernel(const __grid_constant_
     } else {
         registers_up<CONSUMER_REGISTERS>();
         consume<D, TWO>(a, mem);
+        wide_product::end(a);
     }
 #endif
 }
@@ -250,12 +250,12 @@ int launch_product(const gqmm_cuda_product *p, const void *x, int64_t x_row, int
     a.factor = x == p->x_ordered ? LOW_FACTOR : 1.0f;
     a.y_factor = p->y_order & 16 ? LOW_FACTOR : 1.0f;
     a.row_scale_bytes = STEP / p->w.group * 2;
-    *done = describe<D>(&a.maps[0], p->w, p->n, p->k, outputs) &&
+    const int64_t items = (int64_t)p->list.most_tiles * a.row_blocks;
+    const int64_t blocks = (int64_t)multiprocessors() * BLOCKS;
+    *done = items + blocks <= INT32_MAX && describe<D>(&a.maps[0], p->w, p->n, p->k, outputs) &&
             (!p->up.plane[0] || describe<D>(&a.maps[1], p->up, p->n, p->k, outputs));
     if (!*done)
         return 0;
-    const int64_t items = (int64_t)p->list.most_tiles * a.row_blocks;
-    const int64_t blocks = (int64_t)multiprocessors() * BLOCKS;
     return launch(p->up.plane[0] ? kernel<D, true> : kernel<D, false>,
                   dim3((unsigned)(items < blocks ? items : blocks)), dim3(THREADS),
                   memory<D>::BYTES, s, GQMM_CUDA_SM90, a);

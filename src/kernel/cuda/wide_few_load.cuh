@@ -14,7 +14,11 @@ namespace few_product
 
 using wide_product::item_walk;
 using wide_product::ring;
-using wide_product::tile_info;
+
+// What a block does next, told by the warp that brings columns; tile -1: nothing.
+struct tile_info {
+    int expert, count, row_block, tile;
+};
 
 constexpr int BLOCK = 128, STEP = 2 * BLOCK; // along k
 constexpr int ROWS = 256, N = 32;            // of weights and of columns
@@ -205,14 +209,18 @@ template <class D, bool TWO> struct scale_source {
     }
 };
 
-// Where the lane's column of a tile lies in x; y's place is told to the consumers.
+// Tells what item comes, with y's places, and finds where the lane's column of it lies in x.
 template <class D>
-__device__ __forceinline__ const uint8_t *tell_tile(const few_args &a, const memory<D> &mem,
-                                                    const ring &slot, const gqmm_cuda_tile &tile,
-                                                    int lane)
+__device__ __forceinline__ const uint8_t *tell_item(tile_info &info, const few_args &a,
+                                                    const memory<D> &mem, const ring &slot,
+                                                    int item, int tiles, int lane)
 {
-    const int m = (int)a.p.m;
+    const int m = (int)a.p.m, at = item / a.row_blocks;
     const uint8_t *from = a.x;
+    gqmm_cuda_tile tile = {-1, 0, 0, 0};
+    if (at < tiles)
+        tile = a.p.list.tiles[at];
+    info = tile_info{tile.expert, tile.count, item % a.row_blocks, at < tiles ? at : -1};
     barrier_wait_lazily(mem.empty(1, slot.stage), slot.parity);
     if (lane < tile.count) {
         const int at = tile.begin + lane, pair = a.p.list.order[m == 1 ? at : at / m];
@@ -224,33 +232,57 @@ __device__ __forceinline__ const uint8_t *tell_tile(const few_args &a, const mem
         mem.y_at(slot.stage)[lane] = pair * a.p.y_pair + row * a.p.y_row;
     }
     if (lane == 0)
-        mem.info(slot.stage) = tile_info{tile.expert, tile.count};
+        mem.info(slot.stage) = info;
     barrier_arrive(mem.full(1, slot.stage)); // each for what it wrote itself
     return from;
 }
 
-// One warp, a column each; the accelerator brings them.
+// The next item, behind the first of each block, that no block has taken. Who is the last to find
+// none leaves the counter as it was: each item but the first ones is taken once, and each block of
+// these finds none once.
+__device__ __forceinline__ int next_item(const few_args &a, int tiles, int lane)
+{
+    int *counter = a.p.list.taken + (a.p.follows ? 1 : 0), taken = 0;
+    if (lane == 0) {
+        taken = atomicAdd(counter, 1);
+        if (taken == tiles * a.row_blocks - 1)
+            *counter = 0;
+    }
+    return (int)gridDim.x + __shfl_sync(~0u, taken, 0);
+}
+
+// One warp, a column each; the accelerator brings them. It takes items when it needs them, so that
+// blocks end together.
 template <class D>
 __device__ __forceinline__ void load_columns(const few_args &a, const memory<D> &mem, int lane)
 {
     const int tiles = *a.p.list.n_tiles, steps = (int)(a.p.k / STEP);
     ring to = {0, 1}, infos = {0, 1};
-    for (item_walk item(a); item.tile < tiles; item.next(a)) {
-        const gqmm_cuda_tile tile = a.p.list.tiles[item.tile];
-        const uint8_t *from = tell_tile(a, mem, infos, tile, lane);
+    tile_info now, next;
+    const uint8_t *from = tell_item(now, a, mem, infos, (int)blockIdx.x, tiles, lane);
+    while (now.tile >= 0) {
+        const uint8_t *next_from = from;
         infos.next(INFOS);
+        if (now.expert >= 0)
+            wide_product::wait_until_done(a, now.tile);
 #pragma unroll 1
-        for (int step = 0; step < steps && tile.expert >= 0; step++) {
+        for (int step = now.expert < 0 ? steps - 1 : 0; step < steps; step++) {
             const uint32_t full = mem.full(0, to.stage);
+            if (step + 1 == steps) // while the stage is not free yet
+                next_from = tell_item(next, a, mem, infos, next_item(a, tiles, lane), tiles, lane);
+            if (now.expert < 0)
+                break;
             barrier_wait_lazily(mem.empty(0, to.stage), to.parity);
             if (lane == 0)
-                barrier_expect(full, tile.count * (STEP * 2));
+                barrier_expect(full, now.count * (STEP * 2));
             __syncwarp(); // no bytes count before they are expected
-            if (lane < tile.count)
+            if (lane < now.count)
                 copy_row(mem.columns(to.stage) + lane * COLUMN_PITCH, from + step * (STEP * 2),
                          STEP * 2, full);
             to.next(STAGES);
         }
+        now = next;
+        from = next_from;
     }
 }
 
@@ -258,24 +290,30 @@ __device__ __forceinline__ void load_columns(const few_args &a, const memory<D> 
 template <class D, bool TWO>
 __device__ __forceinline__ void load_weights(const few_args &a, const memory<D> &mem, int id)
 {
-    const int tiles = *a.p.list.n_tiles, steps = (int)(a.p.k / STEP);
+    const int steps = (int)(a.p.k / STEP);
     constexpr int outputs = TWO ? ROWS / 2 : ROWS;
-    ring to = {0, 1};
-    for (item_walk item(a); item.tile < tiles; item.next(a)) {
-        const int expert = a.p.list.tiles[item.tile].expert, first = item.row_block * outputs;
-        if (expert < 0)
+    ring to = {0, 1}, infos = {0, 0};
+    for (;;) {
+        barrier_wait_lazily(mem.full(1, infos.stage), infos.parity);
+        const tile_info info = mem.info(infos.stage);
+        barrier_arrive(mem.empty(1, infos.stage));
+        infos.next(INFOS);
+        if (info.tile < 0)
+            break;
+        if (info.expert < 0)
             continue;
-        scale_source<D, TWO> scales(a, expert, first + id);
+        const int first = info.row_block * outputs;
+        scale_source<D, TWO> scales(a, info.expert, first + id);
 #pragma unroll 1
         for (int step = 0; step < steps; step++) {
             const uint32_t full = mem.full(0, to.stage), stage = mem.weights(to.stage);
             barrier_wait_lazily(mem.empty(0, to.stage), to.parity);
             if (id == 0) {
                 barrier_expect(full, WEIGHT_BYTES<D>);
-                copy_codes(stage, &a.maps[0], step * ROW_BYTES<D>, first, expert, full);
+                copy_codes(stage, &a.maps[0], step * ROW_BYTES<D>, first, info.expert, full);
                 if (TWO)
                     copy_codes(stage + WEIGHT_BYTES<D> / 2, &a.maps[1], step * ROW_BYTES<D>, first,
-                               expert, full);
+                               info.expert, full);
             }
             if (a.row_scale_bytes == 4)
                 scales.template copy<4>(mem.scales(to.stage) + scale_at(id));

@@ -116,6 +116,56 @@ struct item_walk {
     }
 };
 
+// ---- tiles of one product that the next one reads
+
+// A product that follows another begins at once and ends no sooner than that one.
+__device__ __forceinline__ void begin(const wide_args &a)
+{
+    if (!a.p.follows) {
+        wait_for_previous();
+        let_next_start();
+    }
+}
+
+__device__ __forceinline__ void end(const wide_args &a)
+{
+    if (a.p.follows) {
+        wait_for_previous();
+        let_next_start();
+    }
+}
+
+// By each warp of consumers, for what all its lanes have written.
+__device__ __forceinline__ void tell_done(const wide_args &a, int tile, int row_block, int outputs,
+                                          int lane)
+{
+    if (a.p.tells) {
+        const int64_t left = a.p.n - (int64_t)row_block * outputs;
+        __syncwarp();
+        if (lane == 0)
+            asm volatile(
+                "red.release.gpu.global.add.s32 [%0], %1;" ::"l"(&a.p.list.tiles[tile].done),
+                "r"((int)(left < outputs ? left : outputs))
+                : "memory");
+    }
+}
+
+// Before x of a tile is read.
+__device__ __forceinline__ void wait_until_done(const wide_args &a, int tile)
+{
+    if (a.p.follows) {
+        const int all = (int)a.p.k * (CONSUMERS / 32);
+        int done;
+        do
+            asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
+                         : "=r"(done)
+                         : "l"(&a.p.list.tiles[tile].done)
+                         : "memory");
+        while (done < all);
+        asm volatile("fence.proxy.async;" ::: "memory"); // the accelerator reads it
+    }
+}
+
 // ---- a step of a row in shared memory
 
 template <class D> GQMM_HD constexpr int code_bytes()
@@ -321,6 +371,7 @@ __device__ __forceinline__ void load_columns(const wide_args &a, const block_mem
         next.tile = tile_of(a, ahead.tile, tiles);
         if (tile.expert < 0)
             continue;
+        wait_until_done(a, item.tile);
         for (int i = 0; i < stages; i++) {
             if (takes && turn == 0) {
                 const uint32_t stage = mem.columns + to.stage * S::COLUMN_BYTES;

@@ -11,6 +11,9 @@
  * unless wide tiles' weights pass through it meanwhile. */
 enum { MOST_FP32_PAIRS = 4096 };
 
+/* Of gate and up, that the next product may follow: see gqmm_cuda_product.tells. */
+enum { MOST_TOLD = 1 << 28 };
+
 /* gate, up and down over `rows` rows, each product its own call. */
 typedef struct {
     gqmm_cuda_call gate, up, down;
@@ -126,6 +129,7 @@ static void plan_ffn(plan *m, ffn *f, const gqmm_ffn *w, bool routed)
     if (f->gate.wide) { /* h is written in the order that down wants */
         f->gate.p.y_order = f->down.p.x_order = f->down.family->wide_order;
         f->down.p.list.tile_columns = f->gate.p.list.tile_columns;
+        f->gate.p.tells = f->down.p.follows = !f->gate.int8 && w->width <= MOST_TOLD;
     }
 }
 

@@ -113,6 +113,7 @@ void gqmm_cuda_take_list(gqmm_cuda_call *c, gqmm_layout *l)
     list->order = gqmm_take(l, pairs, sizeof *list->order);
     list->tiles = gqmm_take(l, list->most_tiles, sizeof *list->tiles);
     list->n_tiles = gqmm_take(l, 1, sizeof *list->n_tiles);
+    list->taken = gqmm_take(l, 2, sizeof *list->taken);
     list->first = gqmm_take(l, experts + 2, sizeof *list->first);
     c->scratch = gqmm_take(l, (int64_t)gqmm_cuda_sort_scratch(pairs, c->p.w.n_experts), 1);
 }
