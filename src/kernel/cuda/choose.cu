@@ -21,11 +21,11 @@ __global__ void __launch_bounds__(WARPS * 32) choose_kernel(gqmm_cuda_topk t)
 }
 
 // A warp for each token, with EACH experts on each lane: as many slots and experts as choose_one()
-// takes; adds up the parts of logits.
-template <int EACH>
+// takes; adds up the parts of logits, AHEAD of them on their way at once. What runs once is short,
+// as its code comes from memory.
+template <int EACH, int AHEAD>
 __global__ void __launch_bounds__(WARPS * 32) choose_held_kernel(gqmm_cuda_topk t)
 {
-    constexpr int AHEAD = EACH == 8 ? 3 : 1; // parts that are on their way at once
     __shared__ float sums[WARPS][EACH * 32]; // the token's logits
     const int lane = (int)threadIdx.x % 32;
     const int64_t token = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
@@ -36,19 +36,17 @@ __global__ void __launch_bounds__(WARPS * 32) choose_held_kernel(gqmm_cuda_topk 
         return;
     const int64_t part = t.n_tokens * t.n_experts;
     const float *from = t.logits + token * t.n_experts;
-    uint32_t keys[EACH]; // of experts lane, lane + 32, ...; 0: none
-    float v[EACH];
-#pragma unroll
-    for (int i = 0; i < EACH; i++)
-        v[i] = i * 32 + lane < t.n_experts ? __ldcg(from + i * 32 + lane) : 0.0f;
-    for (int p0 = 1; p0 < t.n_parts; p0 += AHEAD) {
+    float v[EACH] = {}; // of experts lane, lane + 32, ...
+    int left = t.n_parts > 1 ? t.n_parts : 1;
+#pragma unroll 1
+    for (; left > 0; left -= AHEAD, from += AHEAD * part) {
         float more[AHEAD][EACH];
 #pragma unroll
         for (int p = 0; p < AHEAD; p++)
 #pragma unroll
             for (int i = 0; i < EACH; i++)
-                more[p][i] = p0 + p < t.n_parts && i * 32 + lane < t.n_experts
-                                 ? __ldcg(from + (p0 + p) * part + i * 32 + lane)
+                more[p][i] = p < left && i * 32 + lane < t.n_experts
+                                 ? __ldcg(from + p * part + i * 32 + lane)
                                  : 0.0f;
 #pragma unroll
         for (int p = 0; p < AHEAD; p++)
@@ -56,16 +54,26 @@ __global__ void __launch_bounds__(WARPS * 32) choose_held_kernel(gqmm_cuda_topk 
             for (int i = 0; i < EACH; i++)
                 v[i] += more[p][i];
     }
+    uint32_t keys[EACH]; // 0: none
 #pragma unroll
-    for (int i = 0; i < EACH; i++) {
-        const int e = i * 32 + lane;
-        logits[e] = v[i];
-        float score = t.scoring == GQMM_SIGMOID ? sigmoid(v[i]) : v[i];
-        if (t.bias && e < t.n_experts)
-            score = score + t.bias[e];
-        keys[i] = e < t.n_experts ? key_of_score(score) : 0;
+    for (int i = 0; i < EACH; i++)
+        logits[i * 32 + lane] = v[i];
+    if (t.scoring == GQMM_SIGMOID) {
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
+            v[i] = sigmoid(v[i]);
     }
+    if (t.bias) {
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
+            if (i * 32 + lane < t.n_experts)
+                v[i] = v[i] + t.bias[i * 32 + lane];
+    }
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+        keys[i] = i * 32 + lane < t.n_experts ? key_of_score(v[i]) : 0;
     int own = -1;
+#pragma unroll 1
     for (int s = 0; s < t.n_slots; s++) {
         uint32_t best = 0;
 #pragma unroll
@@ -85,9 +93,11 @@ __global__ void __launch_bounds__(WARPS * 32) choose_held_kernel(gqmm_cuda_topk 
         own = s == lane ? at : own;
     }
     __syncwarp();
-    if (lane < t.n_slots)
+    const float weight = weight_of(t, logits, own);
+    if (lane < t.n_slots) {
         t.ids[token * t.n_slots + lane] = own;
-    weigh(t, logits, NULL, t.weights + token * t.n_slots, own);
+        t.weights[token * t.n_slots + lane] = weight;
+    }
 }
 
 } // namespace
@@ -108,8 +118,9 @@ int gqmm_cuda_choose(const gqmm_cuda_topk *given, int path, gqmm_stream s)
         t.routed_scale = 1.0f;
     if (t.n_slots > MOST_FEW_SLOTS || t.n_experts > MOST_FEW_EXPERTS)
         return launch(choose_kernel, grid, block, 0, s, path, t);
-    auto *kernel = t.n_experts > 512   ? choose_held_kernel<32>
-                   : t.n_experts > 256 ? choose_held_kernel<16>
-                                       : choose_held_kernel<8>;
+    auto *kernel = t.n_experts > 512   ? choose_held_kernel<32, 1>
+                   : t.n_experts > 256 ? choose_held_kernel<16, 2>
+                   : t.n_parts > 4     ? choose_held_kernel<8, 8>
+                                       : choose_held_kernel<8, 4>;
     return launch(kernel, grid, block, 0, s, path, t);
 }

@@ -78,34 +78,48 @@ __device__ __forceinline__ float warp_max(float v)
     return v;
 }
 
-// Weights of the chosen ids, slot s on lane s % 32; `own` is this lane's id when 32 slots hold all.
+// What the weights of a token are divided by, from their sum, of `sum` on each lane.
+__device__ __forceinline__ float divisor(const gqmm_cuda_topk &t, const float *logits, float top,
+                                         float sum)
+{
+    const bool sigmoids = t.scoring == GQMM_SIGMOID;
+    if (!t.renormalize) {
+        if (sigmoids)
+            return 1.0f;
+        sum = 0.0f;
+        for (int e = (int)threadIdx.x % 32; e < t.n_experts; e += 32)
+            sum += expf(logits[e] - top);
+    }
+    return warp_sum(sum) + (sigmoids ? 1e-20f : 0.0f);
+}
+
+// The weight of the expert `id` of slot `lane`, or of -1, of up to 32 slots.
+__device__ __forceinline__ float weight_of(const gqmm_cuda_topk &t, const float *logits, int id)
+{
+    const bool sigmoids = t.scoring == GQMM_SIGMOID;
+    const float logit = id < 0 ? -INFINITY : logits[id];
+    const float top = sigmoids ? 0.0f : warp_max(logit);
+    const float w = id < 0 ? 0.0f : sigmoids ? sigmoid(logit) : expf(logit - top);
+    return w / divisor(t, logits, top, w) * t.routed_scale;
+}
+
+// Weights of the chosen ids, slot s on lane s % 32, any number of them.
 __device__ __forceinline__ void weigh(const gqmm_cuda_topk &t, const float *logits,
-                                      const int32_t *ids, float *weights, int own)
+                                      const int32_t *ids, float *weights)
 {
     const int lane = (int)threadIdx.x % 32;
     const bool sigmoids = t.scoring == GQMM_SIGMOID;
     float top = -INFINITY, sum = 0.0f;
-    for (int s = lane; !sigmoids && s < t.n_slots; s += 32) {
-        const int id = t.n_slots <= 32 ? own : ids[s];
-        top = id < 0 ? top : fmaxf(top, logits[id]);
-    }
+    for (int s = lane; !sigmoids && s < t.n_slots; s += 32)
+        top = ids[s] < 0 ? top : fmaxf(top, logits[ids[s]]);
     top = warp_max(top);
     for (int s = lane; s < t.n_slots; s += 32) {
-        const int id = t.n_slots <= 32 ? own : ids[s];
+        const int id = ids[s];
         const float w = id < 0 ? 0.0f : sigmoids ? sigmoid(logits[id]) : expf(logits[id] - top);
         weights[s] = w;
         sum += w;
     }
-    if (sigmoids) {
-        sum = t.renormalize ? warp_sum(sum) + 1e-20f : 1.0f;
-    } else {
-        if (!t.renormalize) {
-            sum = 0.0f;
-            for (int e = lane; e < t.n_experts; e += 32)
-                sum += expf(logits[e] - top);
-        }
-        sum = warp_sum(sum);
-    }
+    sum = divisor(t, logits, top, sum);
     for (int s = lane; s < t.n_slots; s += 32) // each lane finds what it wrote itself
         weights[s] = weights[s] / sum * t.routed_scale;
 }
@@ -127,7 +141,7 @@ __device__ __forceinline__ void choose(const gqmm_cuda_topk &t, int64_t token)
             ids[s / 32 * 32 + lane] = own;
     }
     __syncwarp();
-    weigh(t, logits, ids, t.weights + token * t.n_slots, own);
+    weigh(t, logits, ids, t.weights + token * t.n_slots);
 }
 
 // The experts of one token by WARPS warps of a block, put(slot, expert) by some thread for each,

@@ -96,10 +96,12 @@ __device__ __forceinline__ void find_weights(few_table &to, const gqmm_cuda_topk
         return;
     }
     const int own = lane < to.count ? to.expert[lane] : -1;
-    weigh(t, t.logits, NULL, to.weight, own);
+    const float weight = weight_of(t, t.logits, own);
+    if (lane < t.n_slots)
+        to.weight[lane] = weight;
     if (first && lane < t.n_slots) {
         t.ids[lane] = own;
-        t.weights[lane] = to.weight[lane];
+        t.weights[lane] = weight;
     }
 }
 
