@@ -107,8 +107,8 @@ typedef struct gqmm_cuda_product {
     gqmm_cuda_int8 y8; /* with `up` given: in place of y */
     /* For wide() alone, n up to 2^28. A product that tells counts what it has written of each tile;
      * the next one on the stream, with the same list, then may follow: it does not wait until that
-     * one has ended, but reads the rows of a tile as x once they are complete. Its weights and its
-     * list were complete before that one began. */
+     * one has ended, but reads the rows of a tile as x, with x_order, once they are complete. Its
+     * weights and its list were complete before that one began. */
     int32_t tells, follows;
 } gqmm_cuda_product;
 

@@ -200,6 +200,7 @@ struct job {
     bool large_y; // with ordered_y: as activations of codes in low bits
     int y_type;
     int64_t x_gap, y_gap, w_gap;
+    bool tells, follows; // follows what has told already
 };
 
 static int source_of(int order, int q) // the definition in decode.cuh, written out again
@@ -290,7 +291,9 @@ static double run_job(const job &j, double *rel)
             rhs[p] = 0; // one expert has more than a tile
         lhs[p] = (int32_t)(random_bits() % j.n_x);
     }
-    const list l = sort_pairs(rhs, j.m, j.n_experts, j.columns);
+    list l = sort_pairs(rhs, j.m, j.n_experts, j.columns);
+    for (gqmm_cuda_tile &t : l.tiles)
+        t.done = j.follows ? 8 * (int32_t)j.k : 0;
     const int32_t slots = (int32_t)((j.n_pairs + j.n_x - 1) / j.n_x);
 
     const int size = j.y_type == GQMM_F32 ? 4 : 2;
@@ -321,6 +324,7 @@ static double run_job(const job &j, double *rel)
     p.list.most_tiles = (int32_t)l.tiles.size() + 3;
     p.x_order = j.ordered_x ? j.entry->code : 0;
     p.y_order = j.ordered_y ? 2 + 16 * j.large_y : 0;
+    p.tells = j.tells, p.follows = j.follows;
     CUDA(cudaMalloc(&p.x_ordered, j.n_x * j.m * j.k * 2));
     if (!j.entry->fits(&p) || (j.entry->few && !j.entry->few(&p))) {
         printf("  does not fit\n");
@@ -331,7 +335,16 @@ static double run_job(const job &j, double *rel)
     CUDA(cudaDeviceSynchronize());
     CUDA(cudaMemcpy(y.data(), p.y, y.size(), cudaMemcpyDeviceToHost));
 
-    double worst = 0, square = 0, of = 0;
+    std::vector<gqmm_cuda_tile> tiles(l.tiles.size());
+    std::vector<int32_t> taken(2);
+    CUDA(cudaMemcpy(tiles.data(), p.list.tiles, tiles.size() * sizeof tiles[0],
+                    cudaMemcpyDeviceToHost));
+    CUDA(cudaMemcpy(taken.data(), p.list.taken, 8, cudaMemcpyDeviceToHost));
+
+    double worst = taken[0] || taken[1] ? INFINITY : 0, square = 0, of = 0;
+    for (const gqmm_cuda_tile &t : tiles)
+        if (t.done != (j.tells ? 8 * (int32_t)j.n : j.follows ? 8 * (int32_t)j.k : 0))
+            worst = INFINITY;
     std::vector<std::vector<int64_t>> pairs_of(j.n_experts);
     std::vector<double> row[2] = {std::vector<double>(j.k), std::vector<double>(j.k)};
     std::vector<double> exact[2] = {row[0], row[1]};
@@ -472,6 +485,8 @@ static int check_all()
                     j.m = 1;
                     j.n_pairs = 600;
                 }
+                j.follows = j.ordered_x && n % 2;
+                j.tells = !j.follows && n % 3;
                 j.large_y = j.y_type != GQMM_F16 && random_bits() % 2;
                 j.x_gap = j.ordered_x ? 8 * (random_bits() % 3) : random_bits() % 20;
                 j.y_gap = random_bits() % 2 ? 0 : random_bits() % 9;
