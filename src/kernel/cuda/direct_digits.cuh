@@ -157,16 +157,10 @@ template <class L> struct digits {
                     const uint32_t one = g % N == group ? 0x01010101 : 0;
                     mma_bytes(c[h], one, one, one, one, x[2 * j][h], x[2 * j + 1][h]);
                 }
-            float low = (float)(c[0][0] + c[1][0]) * L::OFFSET_TIMES;
-            float high = (float)(c[0][1] + c[1][1]) * L::OFFSET_TIMES;
+            const float low = (float)(c[0][0] + c[1][0]) * L::OFFSET_TIMES;
+            const float high = (float)(c[0][1] + c[1][1]) * L::OFFSET_TIMES;
             uint32_t part[2];
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                part[i] = pair_of(low, high, GQMM_BF16);
-                low -= __uint_as_float(part[i] << 16);
-                high -= __uint_as_float(part[i] & 0xffff0000u);
-                part[i] = transposed(part[i]);
-            }
+            transposed_parts(part, low, high);
             // Where rows repeat, a lane has room for one part.
             sums[0] = (int)(t < N / 2 ? part[0] : t < N ? part[1] : 0);
             sums[1] = N == 8 ? (int)part[1] : 0;

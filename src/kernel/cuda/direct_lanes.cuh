@@ -18,16 +18,6 @@ constexpr float UNIT = 8589934592.0f; // 2^33: a code of 1 times an activation o
 constexpr int FLOAT_BITS = 0x4b400000;
 constexpr float FLOAT_ZERO = 12582912.0f;
 
-// c += a b, 16 x 32 unsigned by 32 x 8 signed bytes.
-__device__ __forceinline__ void mma_bytes(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
-                                          uint32_t a3, uint32_t b0, uint32_t b1)
-{
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-        "{%8, %9}, {%0, %1, %2, %3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
 // 64 numbers of 16 rows: low nibbles, and high ones, which count sixteenfold.
 template <class X>
 __device__ __forceinline__ void mma_nibbles(int (&low)[4], int (&high)[4], uint2 q0, uint2 q1,

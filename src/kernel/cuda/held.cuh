@@ -32,6 +32,19 @@ __device__ __forceinline__ uint32_t transposed(uint32_t v)
     return v;
 }
 
+// A pair of numbers as bf16 parts, each the rest of what those before leave, transposed.
+template <int N>
+__device__ __forceinline__ void transposed_parts(uint32_t (&part)[N], float low, float high)
+{
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        part[i] = pair_of(low, high, GQMM_BF16);
+        low -= __uint_as_float(part[i] << 16);
+        high -= __uint_as_float(part[i] & 0xffff0000u);
+        part[i] = transposed(part[i]);
+    }
+}
+
 // The lane's 64 numbers of column lane / 4, eight for each word of nibbles, larger than they are by
 // 2^power: USUALLY, or so that the largest of the column is about 2^100, where products with
 // nibbles neither overflow nor lose bits. PARTS: fewer registers, more instructions before the
@@ -139,16 +152,10 @@ template <class L, bool PARTS_ = true> struct held {
     // From row g of four products that are to be added up.
     __device__ __forceinline__ void set_parts(const float (&c)[4][4], int t)
     {
-        float low = L::factor() * ((c[0][0] + c[1][0]) + (c[2][0] + c[3][0]));
-        float high = L::factor() * ((c[0][1] + c[1][1]) + (c[2][1] + c[3][1]));
+        const float low = L::factor() * ((c[0][0] + c[1][0]) + (c[2][0] + c[3][0]));
+        const float high = L::factor() * ((c[0][1] + c[1][1]) + (c[2][1] + c[3][1]));
         uint32_t part[3];
-#pragma unroll
-        for (int i = 0; i < 3; i++) {
-            part[i] = pair_of(low, high, GQMM_BF16);
-            low -= __uint_as_float(part[i] << 16);
-            high -= __uint_as_float(part[i] & 0xffff0000u);
-            part[i] = transposed(part[i]);
-        }
+        transposed_parts(part, low, high);
         // Where rows repeat, lanes have room for a part each, or two.
         if constexpr (N == 2) {
             sums[0] = t == 0 ? part[0] : t == 1 ? part[1] : t == 2 ? part[2] : 0;
