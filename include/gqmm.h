@@ -10,7 +10,7 @@
  *
  * Layout   Matrices are row-major. Strides of activations count elements, strides of weights count
  *          bytes; a stride of 0 in a descriptor means "dense" unless its comment says otherwise.
- *          Activations need the alignment of their element, weights need none.
+ *          Activations, ids and floats need the alignment of their element, weights need none.
  * Structs  Every descriptor starts with struct_size; set it to sizeof and zero the rest
  *          (GQMM_INIT does both). Fields added later are zero for older callers.
  * Errors   Every fallible function returns a status and takes a gqmm_error last, which may be NULL.

@@ -49,6 +49,11 @@ static bool refused(int32_t op, const void *desc, gqmm_status status, const char
         d = good; \
     } while (0)
 
+static const void *odd_address(const void *p)
+{
+    return (const char *)p + 2;
+}
+
 static gqmm_gather good_gather(void)
 {
     gqmm_gather d;
@@ -169,6 +174,7 @@ static bool rows_errors(void)
         BAD(d.y_type = 5, GQMM_E_ARG, "y_type is 5");
         BAD(d.n_ids = -1, GQMM_E_SHAPE, "n_ids is -1");
         BAD(d.y_row_stride = 63, GQMM_E_SHAPE, "y_row_stride is 63");
+        BAD(d.ids = odd_address(lhs), GQMM_E_ARG, "ids is not aligned to 4 bytes");
         BAD((d.ids = bad_ids, d.n_ids = 4), GQMM_E_INDEX, "ids[2] is 5, expected -1");
         BAD((d.ids = bad_ids + 5), GQMM_E_INDEX, "ids[0] is -2");
         d.n_ids = 0;
@@ -220,6 +226,8 @@ static bool quantize_errors(void)
     BAD(d.x_row_stride = -3, GQMM_E_SHAPE, "x_row_stride is -3");
     BAD(d.importance = importance, GQMM_E_ARG, "takes no importance");
     BAD(d.global_scale = &amax, GQMM_E_ARG, "has no global scale");
+    BAD((d.format = "mlx_nvfp4", d.global_scale = odd_address(&amax)), GQMM_E_ARG,
+        "global_scale is not aligned");
     d.format = "iq4_nl";
     const gqmm_quantize_desc searched = d;
     importance[9] = -1.0f;

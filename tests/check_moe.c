@@ -381,6 +381,8 @@ static bool errors(void)
     BAD(c.m.weights = (float *)(void *)c.m.ids, GQMM_E_ARG, "ids and weights share memory");
     BAD((c.m.router = NULL, c.m.ids = NULL), GQMM_E_ARG, "ids is NULL");
     BAD((c.m.router = NULL, c.m.weights = NULL), GQMM_E_ARG, "weights is NULL");
+    BAD(c.m.ids = (int32_t *)(void *)((char *)ids + 1), GQMM_E_ARG,
+        "ids is not aligned to 4 bytes");
     BAD((c.m.router = NULL, c.m.ids = ids), GQMM_E_INDEX, "ids[2, 0] is 4, expected -1");
     BAD((c.m.workspace = c.x, c.m.workspace_bytes = 32), GQMM_E_NOMEM, "32 bytes");
     BAD(c.m.n_tokens = INT64_MAX / 4, GQMM_E_SHAPE, "2^63");

@@ -50,6 +50,13 @@ gqmm_status gqmm_check_handle(const gqmm_context *ctx, const char *name, const g
     return GQMM_OK;
 }
 
+gqmm_status gqmm_check_aligned(const char *name, const void *p, gqmm_error *err)
+{
+    if ((uintptr_t)p % 4 != 0)
+        return gqmm_fail(err, GQMM_E_ARG, 0, "%s is not aligned to 4 bytes", name);
+    return GQMM_OK;
+}
+
 /* Elements from the first to one past the last. */
 static bool extent(const gqmm_span *s, int64_t *elems)
 {

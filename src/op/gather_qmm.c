@@ -215,8 +215,9 @@ static gqmm_status check_ids(const char *name, const int32_t *ids, int64_t strid
         return gqmm_fail(err, GQMM_E_INDEX, 0,
                          "%s is NULL (identity) for %" PRId64 " pairs but there are only %" PRId64,
                          name, n, limit);
-    if ((uintptr_t)ids % sizeof *ids != 0)
-        return gqmm_fail(err, GQMM_E_ARG, 0, "%s is not aligned to 4 bytes", name);
+    const gqmm_status st = gqmm_check_aligned(name, ids, err);
+    if (st != GQMM_OK)
+        return st;
     for (int64_t p = 0; ids && on_host && p < n; p++) {
         const int32_t id = ids[p * stride];
         if (id < -1 || id >= limit)

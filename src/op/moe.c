@@ -126,7 +126,10 @@ static gqmm_status check_lists(const gqmm_moe_state *s, const gqmm_span *y, cons
     const gqmm_span ids = {"ids", d->ids, d->ids ? 1 : 0, s->n_pairs, 0, GQMM_F32};
     const gqmm_span weights = {"weights", d->weights, d->weights ? 1 : 0, s->n_pairs, 0, GQMM_F32};
     gqmm_status st;
-    if ((st = gqmm_check_disjoint(y, &ids, err)) != GQMM_OK ||
+    if ((st = gqmm_check_aligned("ids", d->ids, err)) != GQMM_OK ||
+        (st = gqmm_check_aligned("weights", d->weights, err)) != GQMM_OK ||
+        (st = gqmm_check_aligned("router_bias", d->router_bias, err)) != GQMM_OK ||
+        (st = gqmm_check_disjoint(y, &ids, err)) != GQMM_OK ||
         (st = gqmm_check_disjoint(y, &weights, err)) != GQMM_OK || !d->router)
         return st;
     if ((st = gqmm_check_disjoint(&ids, x, err)) != GQMM_OK ||

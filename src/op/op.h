@@ -117,6 +117,8 @@ typedef struct gqmm_span {
  * the rows do not overlap when they are written (not broadcast). */
 gqmm_status gqmm_check_stride(const char *name, int64_t *stride, int64_t cols, bool broadcast,
                               gqmm_error *err);
+/* Ids and single floats. */
+gqmm_status gqmm_check_aligned(const char *name, const void *p, gqmm_error *err);
 /* The pointer is there if it is needed, its bytes fit in 2^63, elements are aligned. */
 gqmm_status gqmm_check_span(const gqmm_span *s, gqmm_error *err);
 gqmm_status gqmm_check_disjoint(const gqmm_span *a, const gqmm_span *b, gqmm_error *err);

@@ -64,6 +64,8 @@ static gqmm_status prepare_embed(gqmm_context *ctx, const void *desc, gqmm_job *
         return st;
     if (!d.ids && d.n_ids > 0)
         return gqmm_fail(err, GQMM_E_ARG, 0, "ids is NULL");
+    if ((st = gqmm_check_aligned("ids", d.ids, err)) != GQMM_OK)
+        return st;
     if (ctx->device)
         return ctx->device->embed(ctx, &d, err);
     for (int64_t t = 0; t < d.n_ids; t++) {
@@ -198,6 +200,8 @@ static gqmm_status check_quantize_data(quantize_state *s, bool on_host, gqmm_err
     const gqmm_format *f = &s->format->pub;
     const gqmm_span x = {"x", d->x, d->n_rows, d->n_cols, d->x_row_stride, d->x_type};
     gqmm_status st = gqmm_check_span(&x, err);
+    if (st == GQMM_OK && (st = gqmm_check_aligned("importance", d->importance, err)) == GQMM_OK)
+        st = gqmm_check_aligned("global_scale", d->global_scale, err);
     for (int i = 0; st == GQMM_OK && i < f->n_planes; i++) {
         const int64_t row = gqmm_format_row_bytes(f, i, d->n_cols);
         int64_t all;

@@ -56,6 +56,8 @@ static gqmm_status fill(gqmm_weights *w, gqmm_context *ctx, const gqmm_weights_d
                         gqmm_error *err)
 {
     gqmm_status st = check_sizes(d, w->format, err);
+    if (st == GQMM_OK)
+        st = gqmm_check_aligned("global_scale", d->global_scale, err);
     for (int i = 0; st == GQMM_OK && i < w->format->pub.n_planes; i++)
         st = check_plane(w, d, i, err);
     if (st != GQMM_OK)
