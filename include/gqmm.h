@@ -230,6 +230,8 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  *          of gqmm_moe), K (of gqmm_moe D and F) a multiple of 256, rows of codes at multiples of
  *          16 bytes, and 6 to 32 columns per expert in the mean. Blocks have 128 numbers along K,
  *          weights are exact, and gqmm_explain() says int8. All other calls are EXACT's.
+ * Sizes    Up to 2^31 - 1 pairs times M, else SHAPE; with more than 128 pairs, or with many columns
+ *          per expert, up to 5000 experts (sm_90: 12000), else UNSUPPORTED.
  * Threads  gqmm_enter() and gqmm_parallel_for() are of the CPU; gqmm_repack() too. The caller's
  *          current CUDA device is as before after every call.
  * Bits     The same input gives the same bits, run after run. They differ from the CPU's. */
@@ -253,7 +255,7 @@ GQMM_API gqmm_status gqmm_context_fault(gqmm_context *ctx, gqmm_error *err);
 
 /* Memory of the context's device (a CPU context: of its allocator), 256-byte aligned, and copies in
  * stream order between any two places. For programs that link no CUDA of their own.
- * Errors: NOMEM, DEVICE. */
+ * Errors: NOMEM, DEVICE; of a copy ARG (no memory that CUDA knows). */
 GQMM_API gqmm_status gqmm_device_alloc(gqmm_context *ctx, size_t bytes, void **out,
                                        gqmm_error *err);
 GQMM_API void gqmm_device_free(gqmm_context *ctx, void *memory, size_t bytes);

@@ -8,6 +8,7 @@
 #include "device_errors.h"
 #include "device_far.h"
 #include "device_plans.h"
+#include "device_refusals.h"
 
 #include <fnmatch.h>
 
@@ -50,6 +51,7 @@ static const walk_row walk[] = {
     {"planted", planted, ""},
     {"errors", errors, ""},
     {"host_memory", host_memory, ""},
+    {"refusals", refusals, ""},
 };
 
 static struct {

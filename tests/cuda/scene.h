@@ -5,14 +5,22 @@
 
 #include "device_memory.h"
 
-enum { EXPERTS = 8, D = 256, F = 256, SLOTS = 2, SETS = 3 };
+enum { EXPERTS = 8, SETS = 3 };
 enum { GATHER, QMM, MOE_ROUTED, MOE_GIVEN, EMBED, DEQUANTIZE, QUANTIZE, OPS };
 static const char *const op_names[OPS] = {"gather", "qmm",        "moe routed", "moe given",
                                           "embed",  "dequantize", "quantize"};
 
+/* A layer's sizes and how activations enter its products. */
+typedef struct sizes {
+    int64_t experts, d, f;
+    int32_t slots, precision;
+} sizes;
+static const sizes small = {.experts = EXPERTS, .d = 256, .f = 256, .slots = 2};
+
 /* One operation with its buffers, and three sets of inputs that take turns in them. */
 typedef struct scene {
     int op;
+    sizes of;
     int64_t tokens;
     int32_t type;
     planes gate, up, down, router;
@@ -40,6 +48,9 @@ static void scene_free(scene *s)
 
 /* ------------------------------------------------------------------ making */
 
+/* Rows of a matrix that are different: quantisers take their time. */
+enum { DIFFERENT = 509 };
+
 /* Gaussian weights of ordinary size through the format's quantiser. */
 static bool matrix(planes *p, const char *format, int64_t e, int64_t rows, int64_t cols)
 {
@@ -47,8 +58,14 @@ static bool matrix(planes *p, const char *format, int64_t e, int64_t rows, int64
     float w[GQMM_MAX_BLOCK];
     const int block = s.f->pub.block_elems;
     for (int64_t r = 0; r < e * rows; r++) {
-        uint8_t *at[3];
+        uint8_t *at[3], *from[3];
         stack_row(&s, r / rows, r % rows, at);
+        if (r >= DIFFERENT) {
+            stack_row(&s, r % DIFFERENT / rows, r % DIFFERENT % rows, from);
+            for (int i = 0; i < s.f->pub.n_planes; i++)
+                memcpy(at[i], from[i], (size_t)gqmm_format_row_bytes(&s.f->pub, i, cols));
+            continue;
+        }
         for (int64_t k = 0; k < cols; k += block) {
             for (int i = 0; i < block; i++)
                 w[i] = rnd_gauss() / sqrtf((float)cols);
@@ -66,15 +83,17 @@ static int64_t pairs_of(const scene *s)
 {
     return s->op == QMM || s->op == EMBED || s->op == DEQUANTIZE || s->op == QUANTIZE
                ? s->tokens
-               : s->tokens * SLOTS;
+               : s->tokens * s->of.slots;
 }
 
 static int64_t y_bytes(const scene *s)
 {
     const int64_t size = (int64_t)gqmm_type_size(s->type);
     if (s->op == QUANTIZE)
-        return s->tokens * gqmm_format_row_bytes(gqmm_format_find("q8_0"), 0, D);
-    return (s->op == GATHER ? pairs_of(s) : s->tokens) * D * size;
+        return s->tokens * gqmm_format_row_bytes(gqmm_format_find("q8_0"), 0, s->of.d);
+    if (s->op == GATHER || s->op == QMM)
+        return pairs_of(s) * s->of.f * size;
+    return s->tokens * s->of.d * size;
 }
 
 /* Set 0 is what is captured; set 1 has other contents; of set 2 only half the tokens are there: the
@@ -82,11 +101,12 @@ static int64_t y_bytes(const scene *s)
 static bool make_set(scene *s, int i)
 {
     const int64_t n = pairs_of(s), size = (int64_t)gqmm_type_size(s->type);
-    const int64_t limit = s->op == EMBED ? F : EXPERTS;
-    if (!span_make(&s->set_x[i], s->tokens * D * size, 0) || !span_make(&s->set_ids[i], 4 * n, 0) ||
-        !span_make(&s->set_weights[i], 4 * n, 0) || !span_make(&s->result[i], y_bytes(s), 0))
+    const int64_t limit = s->op == EMBED ? s->of.f : s->of.experts;
+    if (!span_make(&s->set_x[i], s->tokens * s->of.d * size, 0) ||
+        !span_make(&s->set_ids[i], 4 * n, 0) || !span_make(&s->set_weights[i], 4 * n, 0) ||
+        !span_make(&s->result[i], y_bytes(s), 0))
         return false;
-    for (int64_t k = 0; k < s->tokens * D; k++)
+    for (int64_t k = 0; k < s->tokens * s->of.d; k++)
         set_element(span_image(&s->set_x[i]), s->type, k, rnd_gauss());
     for (int64_t p = 0; p < n; p++) {
         int32_t id = (int32_t)rnd_below(limit);
@@ -99,20 +119,26 @@ static bool make_set(scene *s, int i)
            span_blank(&s->result[i]);
 }
 
-static bool scene_make(scene *s, int op, const char *format, int64_t tokens, int32_t type)
+static bool scene_of(scene *s, sizes of, int op, const char *format, int64_t tokens, int32_t type)
 {
-    *s = (scene){.op = op, .tokens = tokens, .type = type};
+    *s = (scene){.op = op, .of = of, .tokens = tokens, .type = type};
     const int64_t size = (int64_t)gqmm_type_size(type), n = pairs_of(s);
-    bool ok = matrix(&s->gate, format, EXPERTS, F, D) && span_make(&s->x, tokens * D * size, 0) &&
+    const int64_t e = of.experts, d = of.d, f = of.f;
+    bool ok = matrix(&s->gate, format, e, f, d) && span_make(&s->x, tokens * d * size, 0) &&
               span_make(&s->ids, 4 * n, 0) && span_make(&s->weights, 4 * n, 0) &&
               span_make(&s->y, y_bytes(s), 0);
     if (ok && (op == MOE_ROUTED || op == MOE_GIVEN))
-        ok = matrix(&s->up, format, EXPERTS, F, D) && matrix(&s->down, format, EXPERTS, D, F);
+        ok = matrix(&s->up, format, e, f, d) && matrix(&s->down, format, e, d, f);
     if (ok && op == MOE_ROUTED)
-        ok = matrix(&s->router, "f32", 1, EXPERTS, D);
+        ok = matrix(&s->router, "f32", 1, e, d);
     for (int i = 0; ok && i < SETS; i++)
         ok = make_set(s, i);
     return ok;
+}
+
+static bool scene_make(scene *s, int op, const char *format, int64_t tokens, int32_t type)
+{
+    return scene_of(s, small, op, format, tokens, type);
 }
 
 /* ------------------------------------------------------------------ the calls */
@@ -128,7 +154,8 @@ static gqmm_moe_desc moe_of(const scene *s)
     GQMM_INIT(d);
     d.gate = s->gate.w, d.up = s->up.w, d.down = s->down.w, d.router = s->router.w;
     d.n_tokens = s->tokens;
-    d.n_slots = SLOTS;
+    d.n_slots = s->of.slots;
+    d.precision = s->of.precision;
     d.renormalize = 1;
     d.x_type = d.y_type = s->type;
     d.y = span_at(&s->y);
@@ -146,12 +173,13 @@ static gqmm_gather gather_of(const scene *s)
     GQMM_INIT(d);
     d.w = s->gate.w;
     d.transpose = 1;
+    d.precision = s->of.precision;
     d.n_pairs = pairs_of(s);
     d.n_x = s->tokens;
     d.x_type = d.y_type = s->type;
     d.y = span_at(&s->y);
     d.x = span_at(&s->x);
-    d.lhs = d.rhs = ids_of(s); /* lhs below 8, so any number of tokens from 8 on has them */
+    d.lhs = d.rhs = ids_of(s); /* lhs are below the experts: as many tokens have them */
     d.workspace = span_at(&s->work);
     d.workspace_bytes = s->work.bytes;
     return d;
@@ -162,7 +190,8 @@ static gqmm_dense dense_of(const scene *s)
     gqmm_dense d;
     GQMM_INIT(d);
     d.w = s->gate.w;
-    d.expert = EXPERTS - 1;
+    d.expert = s->of.experts - 1;
+    d.precision = s->of.precision;
     d.transpose = 1;
     d.m = s->tokens;
     d.x_type = d.y_type = s->type;
@@ -189,7 +218,7 @@ static gqmm_status call_rows(const scene *s)
     e.y = q.y = r.plane[0] = span_at(&s->y);
     r.format = "q8_0";
     r.x = span_at(&s->x);
-    r.n_cols = D;
+    r.n_cols = s->of.d;
     return s->op == EMBED        ? gqmm_embed(on.ctx, &e, &fault)
            : s->op == DEQUANTIZE ? gqmm_dequantize(on.ctx, &q, &fault)
                                  : gqmm_quantize(on.ctx, &r, &fault);

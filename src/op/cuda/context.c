@@ -11,8 +11,12 @@ gqmm_status gqmm_cuda_status(int error, const char *what, gqmm_error *err)
 {
     if (error == 0)
         return GQMM_OK;
-    return gqmm_fail(err, error == cudaErrorMemoryAllocation ? GQMM_E_NOMEM : GQMM_E_DEVICE, 0,
-                     "%s: CUDA says %s", what, cudaGetErrorString((cudaError_t)error));
+    (void)cudaGetLastError(); /* the caller's next question is not about this call */
+    return gqmm_fail(err,
+                     error == cudaErrorMemoryAllocation ? GQMM_E_NOMEM
+                     : error == cudaErrorInvalidValue   ? GQMM_E_UNSUPPORTED /* nothing was begun */
+                                                        : GQMM_E_DEVICE,
+                     0, "%s: CUDA says %s", what, cudaGetErrorString((cudaError_t)error));
 }
 
 static _Thread_local int32_t present; /* device of the call that this thread is in */
@@ -247,6 +251,11 @@ static gqmm_status copy(gqmm_context *ctx, void *to, const void *from, size_t by
     const int error =
         cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, gqmm_cuda_of(ctx)->stream);
     leave(ctx, was);
+    if (error == cudaErrorInvalidValue) {
+        (void)cudaGetLastError();
+        return gqmm_fail(err, GQMM_E_ARG, 0, "%zu bytes from %p to %p are not all memory", bytes,
+                         from, to);
+    }
     return gqmm_cuda_status(error, "copying", err);
 }
 

@@ -69,6 +69,9 @@ enum {
 int32_t gqmm_cuda_kinds(const gqmm_context *ctx, const gqmm_cuda_call *c);
 /* Plans it as the best of these. */
 void gqmm_cuda_plan_as(gqmm_cuda_call *c, int32_t kinds);
+/* Whether the sort, if there is one, takes so many experts. */
+gqmm_status gqmm_cuda_check_experts(const gqmm_context *ctx, const gqmm_cuda_call *c,
+                                    gqmm_error *err);
 /* Takes the memory of a sorted call's list. */
 void gqmm_cuda_take_list(gqmm_cuda_call *c, gqmm_layout *l);
 /* Takes the memory in which a wide call brings x into its order, or rounds it. */

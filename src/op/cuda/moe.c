@@ -385,6 +385,8 @@ gqmm_status gqmm_moe_on_cuda(gqmm_context *ctx, const gqmm_moe_state *s, bool ru
     m.summed = s->d.x_type == GQMM_BF16 && !m.routed.down.wide && /* h as it lies */
                m.routed.down.family->sum_fits(&few);
     m.few = few_fits(&m);
+    if ((st = gqmm_cuda_check_experts(ctx, &m.routed.gate, err)) != GQMM_OK)
+        return st;
     st = gqmm_lay_out(ctx, take_all, &m, run, s->d.workspace, s->d.workspace_bytes, bytes, err);
     if (st != GQMM_OK || !run || s->n_tokens == 0 || (st = check_pointers(&s->d, err)) != GQMM_OK)
         return st;

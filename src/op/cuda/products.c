@@ -10,7 +10,9 @@ enum {
     WIDE_FROM = 6,        /* mean columns of an expert from which sorting for wide tiles pays */
     WIDE_FROM_DENSE = 96, /* the same of a single matrix */
     DENSE_FROM = 512,     /* rows of x from which dequantising first pays */
-    MOST_PLAIN = 1 << 24  /* weights that are dequantised at a time */
+    MOST_SORTED = 5000,   /* experts that a sort takes, see gqmm_cuda_sort() */
+    MOST_SORTED_SM90 = 12000,
+    MOST_PLAIN = 1 << 24 /* weights that are dequantised at a time */
 };
 
 static int64_t experts_of(const gqmm_cuda_call *c)
@@ -101,6 +103,19 @@ void gqmm_cuda_plan_as(gqmm_cuda_call *c, int32_t kinds)
     c->wide = c->int8 || (!c->eights && !c->middle && kinds & GQMM_CUDA_WIDE);
     c->p.list.tile_columns = tile_columns(c, mean_of(c));
     c->sorted = c->wide || has_many_pairs(c);
+}
+
+gqmm_status gqmm_cuda_check_experts(const gqmm_context *ctx, const gqmm_cuda_call *c,
+                                    gqmm_error *err)
+{
+    const bool sm90 = gqmm_cuda_of(ctx)->path == GQMM_CUDA_SM90;
+    const int32_t most = sm90 ? MOST_SORTED_SM90 : MOST_SORTED;
+    if (!c->sorted || c->p.w.n_experts <= most)
+        return GQMM_OK;
+    return gqmm_fail(
+        err, GQMM_E_UNSUPPORTED, 0,
+        "%d experts: CUDA takes up to %d where it sorts pairs, as it does more than %d",
+        c->p.w.n_experts, most, MOST_UNSORTED);
 }
 
 void gqmm_cuda_take_list(gqmm_cuda_call *c, gqmm_layout *l)
@@ -284,6 +299,8 @@ gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t
                          d->n_pairs, d->m);
     gqmm_cuda_plan_as(&c, gqmm_cuda_kinds(ctx, &c));
     c.dense = !c.middle && is_dense(ctx, &c);
+    if ((st = gqmm_cuda_check_experts(ctx, &c, err)) != GQMM_OK)
+        return st;
     st = gqmm_lay_out(ctx, take_gather, &c, run, d->workspace, d->workspace_bytes, bytes, err);
     if (st != GQMM_OK || !run || d->n_pairs * d->m == 0)
         return st;

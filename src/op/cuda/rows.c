@@ -61,7 +61,8 @@ gqmm_status gqmm_quantize_on_cuda(gqmm_context *ctx, const gqmm_quantize_desc *d
         return gqmm_fail(err, GQMM_E_UNSUPPORTED, 0,
                          "%s%s is quantised by a search, which runs on the CPU alone",
                          format->pub.name, d->importance ? " with importance" : "");
-    if ((st = gqmm_cuda_check_pointer("x", d->x, err)) != GQMM_OK)
+    if ((st = gqmm_cuda_check_pointer("x", d->x, err)) != GQMM_OK ||
+        (st = gqmm_cuda_check_pointer("global_scale", d->global_scale, err)) != GQMM_OK)
         return st;
     for (int i = 0; i < format->pub.n_planes; i++) {
         q.plane[i] = d->plane[i];
