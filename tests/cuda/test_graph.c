@@ -234,6 +234,56 @@ static void run_op(int op, bool bad)
     report(name, ok);
 }
 
+/* Layers as large as the kernels of few columns ask for, and the ways that `formats` do not take at
+ * their sizes: what a replay needs of the one before it (counters, tiles' states) is in workspaces.
+ */
+enum { MANY = 60, WIDE = 1024, NARROW = 768 };
+#define LAYER .of.experts = MANY, .of.d = WIDE, .of.f = NARROW, .of.slots = 4
+static const struct large {
+    sizes of;
+    int op;
+    const char *format;
+    int64_t tokens;
+    const char *way; /* word of gqmm_explain() on sm_90 */
+} large[] = {
+    {LAYER, .op = MOE_ROUTED, .format = "int4_g128", .tokens = 7, .way = ""},
+    {LAYER, .op = MOE_ROUTED, .format = "int4_g128", .tokens = 96, .way = ""},
+    {LAYER, .op = MOE_ROUTED, .format = "int4_g128", .tokens = 300, .way = " wide"},
+    {LAYER, .of.precision = GQMM_INT8, .op = MOE_ROUTED, .format = "int4_g128", .tokens = 300,
+     .way = " int8"},
+    {LAYER, .op = MOE_GIVEN, .format = "affine4_g64_bf16", .tokens = 30, .way = ""},
+    {LAYER, .op = MOE_GIVEN, .format = "affine4_g64_bf16", .tokens = 200, .way = " wide"},
+    {LAYER, .op = MOE_GIVEN, .format = "q4_k", .tokens = 14, .way = ""},
+    {LAYER, .op = MOE_GIVEN, .format = "q4_k", .tokens = 120, .way = " wide"},
+    {LAYER, .op = GATHER, .format = "int4_g128", .tokens = 64, .way = ""},
+    {LAYER, .of.precision = GQMM_INT8, .op = GATHER, .format = "int4_g128", .tokens = 300,
+     .way = " int8"},
+    {LAYER, .op = QMM, .format = "int4_g128", .tokens = 64, .way = " middle"},
+    {LAYER, .op = QMM, .format = "q4_1", .tokens = 600, .way = " dense"},
+};
+
+static void run_large(void)
+{
+    char name[80], how[300] = "";
+    bool ok = true;
+    on.calls = 0;
+    snprintf(name, sizeof name, "%s large", on.path);
+    rng_state = h.seed;
+    for (int i = 0; ok && i < COUNT(large) && !(h.quick && i > 0); i++) {
+        const struct large *l = &large[i];
+        scene s;
+        ok = scene_of(&s, l->of, l->op, l->format, l->tokens, GQMM_BF16) && replay(&s);
+        gqmm_explain(on.ctx, how, sizeof how);
+        if (ok && strcmp(on.path, "sm_90") == 0 && !strstr(how, l->way))
+            ok = fail("it did not go the way of%s", l->way);
+        scene_free(&s);
+        if (!ok)
+            fail_in("%s of %s, %lld tokens", op_names[l->op], l->format, (long long)l->tokens);
+    }
+    note("%d calls", on.calls);
+    report(name, ok);
+}
+
 static void run_chains(void)
 {
     char name[80];
@@ -305,6 +355,8 @@ int main(int argc, char **argv)
             run_op(GATHER, true);
         if (!on.lost)
             run_op(MOE_GIVEN, true);
+        if (!on.lost)
+            run_large();
         if (!on.lost)
             run_chains();
         gqmm_context_destroy(on.ctx);
