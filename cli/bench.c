@@ -40,7 +40,7 @@ static const option bench_options[] = {
     {"isa", 0, OPT_TEXT, offsetof(bench_settings, machine.isa), 0, 0, "ISA",
      "use no kernels above this one; 'gqmm info' lists them (default: the best)"},
     {"precision", 0, OPT_CHOICE, offsetof(bench_settings, machine.precision), 0, 0, "exact|int8",
-     "float activations, or activations rounded to int8"},
+     "float activations, or activations rounded to int8, where a device has kernels for that"},
     {"seconds", 0, OPT_REAL, offsetof(bench_settings, seconds), 0.001, 3600, "S",
      "measure a row for this long and at least ten times; below 0.1 only to try it out"},
     {"pages", 0, OPT_CHOICE, offsetof(bench_settings, pages), 0, 0, "small|huge",
@@ -259,7 +259,10 @@ const command bench_command = {
         "cache. Each call has other experts. us is the median, spread (p90 - p10) / median. The\n"
         "floor is the longer of the call's bytes at the DRAM rate (random pieces as large as an\n"
         "expert's matrix, read between the calls) and its multiply-adds at the measured rate of "
-        "the\ncores; share is floor / us.\n",
+        "the\ncores; share is floor / us.\n\n"
+        "On a device moe includes its router, and calls over all layers are captured in a CUDA\n"
+        "graph. The floor there is the longer of the bytes at the rate of a large copy or read "
+        "and\nthe multiply-adds at the rate of the tensor cores; launches add nothing to it.\n",
     .examples = "  gqmm bench moe\n"
                 "  gqmm bench moe --shape mixtral-8x7b --format q4_k,q8_0 --tokens 1,64 -t 2\n"
                 "  gqmm bench qmm --shape 1,4096,4096,1 --tokens 512 --precision exact\n"
