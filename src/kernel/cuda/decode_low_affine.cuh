@@ -74,14 +74,11 @@ template <> struct low_codes<dec_affine5> : low_base<NIBBLE, 0> {
     GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                             const format_args &)
     {
-        uint32_t w[2];
-        low_memory<dec_affine5, ALIGNED>(r.p[0]).two(w, 20 * j, 5 * t, 5);
-        const uint32_t above = funnel(w[0], w[1], 20);
-        const uint32_t x = permute(w[0], above, 0x5410), y = permute(w[0], above, 0x6521);
-        a[0][0] = x & both(0x001f);
-        a[0][1] = x >> 5 & both(0x001f);
-        a[0][2] = y & both(0x007c); // y is 8 bits on
-        a[0][3] = y >> 7 & both(0x001f);
+        const uint2 c = codes_apart<5>(low_memory<dec_affine5, ALIGNED>(r.p[0]), j, t);
+        a[0][0] = c.x & both(0x001f);
+        a[0][1] = c.x >> 5 & both(0x001f);
+        a[0][2] = c.y & both(0x007c); // y is 8 bits on
+        a[0][3] = c.y >> 7 & both(0x001f);
     }
 };
 
@@ -90,14 +87,11 @@ template <> struct low_codes<dec_affine6> : low_base<NIBBLE, 0> {
     GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                             const format_args &)
     {
-        uint32_t w[2];
-        low_memory<dec_affine6, ALIGNED>(r.p[0]).two(w, 24 * j, 6 * t, 6);
-        const uint32_t above = funnel(w[0], w[1], 24);
-        const uint32_t x = permute(w[0], above, 0x5410), y = permute(w[0], above, 0x6521);
-        a[0][0] = x & both(0x003f);
-        a[0][1] = x >> 6 & both(0x003f);
-        a[0][2] = y >> 4 & both(0x003f);
-        a[0][3] = y >> 10 & both(0x003f);
+        const uint2 c = codes_apart<6>(low_memory<dec_affine6, ALIGNED>(r.p[0]), j, t);
+        a[0][0] = c.x & both(0x003f);
+        a[0][1] = c.x >> 6 & both(0x003f);
+        a[0][2] = c.y >> 4 & both(0x003f);
+        a[0][3] = c.y >> 10 & both(0x003f);
     }
 };
 

@@ -117,20 +117,26 @@ struct dec_affine3 : affine<3> {
     }
 };
 
+// Eight codes of 5 or 6 bits: each half of x begins with element 0 or 4, of y 8 bits further on.
+template <int BITS, class M> GQMM_HD static inline uint2 codes_apart(const M &m, int j, int t)
+{
+    uint32_t w[2];
+    m.two(w, 4 * BITS * j, BITS * t, BITS);
+    const uint32_t above = funnel(w[0], w[1], 4 * BITS);
+    return make_uint2(permute(w[0], above, 0x5410), permute(w[0], above, 0x6521));
+}
+
 struct dec_affine5 : affine<5> {
     template <bool ALIGNED = false>
     GQMM_HD static void codes(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                               const format_args &)
     {
         const memory<ALIGNED ? align : 1> m(r.p[0]);
-        uint32_t w[2];
-        m.two(w, 20 * j, 5 * t, 5);
-        const uint32_t above = funnel(w[0], w[1], 20);
-        const uint32_t x = permute(w[0], above, 0x5410), y = permute(w[0], above, 0x6521);
-        a[0][0] = field<5, 0>(x);
-        a[0][1] = field<5, 5>(x);
-        a[0][2] = field<5, 2>(y); // y is 8 bits on
-        a[0][3] = field<5, 7>(y);
+        const uint2 c = codes_apart<5>(m, j, t);
+        a[0][0] = field<5, 0>(c.x);
+        a[0][1] = field<5, 5>(c.x);
+        a[0][2] = field<5, 2>(c.y); // y is 8 bits on
+        a[0][3] = field<5, 7>(c.y);
     }
 };
 
@@ -140,14 +146,11 @@ struct dec_affine6 : affine<6> {
                               const format_args &)
     {
         const memory<ALIGNED ? align : 1> m(r.p[0]);
-        uint32_t w[2];
-        m.two(w, 24 * j, 6 * t, 6);
-        const uint32_t above = funnel(w[0], w[1], 24);
-        const uint32_t x = permute(w[0], above, 0x5410), y = permute(w[0], above, 0x6521);
-        a[0][0] = field<6, 0>(x);
-        a[0][1] = field<6, 6>(x);
-        a[0][2] = field<6, 4>(y);
-        a[0][3] = field<6, 10>(y);
+        const uint2 c = codes_apart<6>(m, j, t);
+        a[0][0] = field<6, 0>(c.x);
+        a[0][1] = field<6, 6>(c.x);
+        a[0][2] = field<6, 4>(c.y);
+        a[0][3] = field<6, 10>(c.y);
     }
 };
 
