@@ -2,7 +2,7 @@
 """gqmm from torch tensors on CUDA: what a call costs the host, and gather_qmm and moe with and
 without a CUDA graph, beside the time that reading the weights takes.
 
-    python bench/python_cuda.py [--json] [--rounds 20] [--tb 4.4]
+    python bench/python_cuda.py [--json] [--rounds 20] [--tb 4.4] [--commit REV]
 
 needs the package built with CUDA and a torch that has a GPU. Weights are cold: copies of more than
 200 MB take turns. A graph holds one call for each copy. `eager` is the same calls one after another
@@ -144,6 +144,7 @@ def main():
     ap.add_argument("--json", action="store_true", help="one JSON object a line")
     ap.add_argument("--rounds", type=int, default=20)
     ap.add_argument("--tb", type=float, default=4.4, help="TB/s that the floor is made of")
+    ap.add_argument("--commit", help="of the library, for the rows")
     args = ap.parse_args()
     rows = host_rows(args.rounds)
     for n, k, pairs in MLX:
@@ -152,7 +153,8 @@ def main():
     for r in rows:
         if args.json:
             print(json.dumps({**r, "device": torch.cuda.get_device_name(),
-                              "gqmm": gqmm.__version__, "torch": torch.__version__}))
+                              "gqmm": gqmm.__version__, "torch": torch.__version__,
+                              **({"commit": args.commit} if args.commit else {})}))
         elif r["how"] == "host":
             print(f"{r['call']:32} {r['us']:7.2f} us until it returns (least {r['us_min']:.2f}, "
                   f"spread {r['spread']:.0%})")
