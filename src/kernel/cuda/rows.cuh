@@ -51,6 +51,14 @@ struct any_rows {
     }
 };
 
+// One store, which the compiler else takes apart where it saves moves.
+__device__ __forceinline__ void store_16(void *y, uint32_t a, uint32_t b, uint32_t c, uint32_t d)
+{
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(y)),
+                 "r"(a), "r"(b), "r"(c), "r"(d)
+                 : "memory");
+}
+
 // Eight numbers, or as many as are left, 16 bytes at a time where y is aligned.
 __device__ __forceinline__ void store_8(void *y, int64_t at, int type, const float (&v)[8],
                                         bool vectors, int64_t left)
@@ -61,12 +69,13 @@ __device__ __forceinline__ void store_8(void *y, int64_t at, int type, const flo
             if (i < left)
                 store_number(y, at + i, type, v[i]);
     } else if (type == GQMM_F32) {
-        *(float4 *)((float *)y + at) = make_float4(v[0], v[1], v[2], v[3]);
-        *(float4 *)((float *)y + at + 4) = make_float4(v[4], v[5], v[6], v[7]);
+#pragma unroll
+        for (int i = 0; i < 8; i += 4)
+            store_16((float *)y + at + i, __float_as_uint(v[i]), __float_as_uint(v[i + 1]),
+                     __float_as_uint(v[i + 2]), __float_as_uint(v[i + 3]));
     } else {
-        *(uint4 *)((uint16_t *)y + at) =
-            make_uint4(pair_of(v[0], v[1], type), pair_of(v[2], v[3], type),
-                       pair_of(v[4], v[5], type), pair_of(v[6], v[7], type));
+        store_16((uint16_t *)y + at, pair_of(v[0], v[1], type), pair_of(v[2], v[3], type),
+                 pair_of(v[4], v[5], type), pair_of(v[6], v[7], type));
     }
 }
 
