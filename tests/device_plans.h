@@ -347,7 +347,7 @@ static bool moe_mixed(const gqmm_format_info *f)
 {
     static const char *const gates[] = {"q8_0", "q4_0", "f32", "affine8_g64_f16", "q5_1", "bf16"};
     static const char *const downs[] = {"affine6_g64_bf16", "q8_0", "mlx_mxfp8", "f16", "q4_1"};
-    static const char *const routers[] = {"f32", "f16", "bf16", "q8_0"};
+    static const char *const routers[] = {"f32", "f16", "bf16", "q8_0", "mlx_mxfp8"};
     static const int64_t experts[] = {1, 2, 5, 8, 16, 40};
     bool ok = true;
     (void)f;

@@ -280,7 +280,7 @@ static gqmm_cuda_router router_of(const plan *m)
     const gqmm_weights *w = s->d.router;
     return (gqmm_cuda_router){.w = w->plane[0],
                               .w_row = w->row_stride[0],
-                              .w_type = w->format->unpack ? -1 : gqmm_element_type(w->format),
+                              .w_type = gqmm_cuda_lasts(w) ? -1 : gqmm_element_type(w->format),
                               .x = s->d.x,
                               .x_row = s->d.x_row_stride,
                               .x_type = s->d.x_type,
