@@ -28,9 +28,7 @@ __device__ __forceinline__ void main_loop(float (&acc)[2][N / 2], const few_args
         barrier_wait(mem.full(0, at.stage), at.parity);
         c.template do_step<PARTS>(acc, mem, at.stage);
         fence_for_wgmma(); // what was read is written by the accelerator next
-        __syncwarp();
-        if ((threadIdx.x & 31) == 0)
-            barrier_arrive(mem.empty(0, at.stage));
+        barrier_arrive(mem.empty(0, at.stage));
         at.next(STAGES);
     }
 }
@@ -136,7 +134,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) kernel(const __grid_constant_
         for (int i = 0; i < MOST_STAGES; i++) {
             barrier_init(mem.full(0, i), WEIGHT_LOADERS + 2); // and the accelerator's bytes
             barrier_init(mem.full(1, i), COLUMN_LOADERS);
-            barrier_init(mem.empty(0, i), CONSUMERS / 32); // a lane of each warp
+            barrier_init(mem.empty(0, i), CONSUMERS);
             barrier_init(mem.empty(1, i), CONSUMERS + WEIGHT_LOADERS);
         }
         fence_for_wgmma();
