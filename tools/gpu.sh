@@ -11,8 +11,8 @@
 #   bench     gqmm bench at the shapes of bench/README.md
 # Without PART: build (where there is no pack), check, sanitize, bench. Environment: BUILD (build-gpu),
 # BIN (BUILD/bin), ARCHS ("80;90a"), JOBS, SHARDS, LIMIT (seconds for a part's programs),
-# SANITIZER (compute-sanitizer), SANITIZE (tools), FORMATS and OPS (of sanitize), BENCH (groups),
-# SPAN (seconds of a row).
+# SANITIZER (compute-sanitizer), SANITIZE (tools), FORMATS, OPS and PATHS (of sanitize), BENCH
+# (groups), SPAN (seconds of a row).
 set -u
 cd "$(dirname "$0")/.." || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL
@@ -34,10 +34,11 @@ sanitizer_tools=${SANITIZE:-racecheck memcheck initcheck synccheck}
 few=q4_k,q5_k,q6_k,q8_0,q4_0,q3_k,iq4_xs,mxfp4,nvfp4,mlx_mxfp4,mlx_mxfp8,int4_g128,f16,f32
 sanitizer_formats=${FORMATS:-$few,affine4_g64_bf16,affine8_g64_bf16,affine3_g32_f16}
 # One for each way to bring weights.
-race_formats=${FORMATS:-q4_k,mxfp4,mlx_mxfp4,int4_g128,int4_g64,f32}
+race_formats=${FORMATS:-q4_k,mxfp4,mlx_mxfp4,int4_g128,affine4_g64_bf16,f32}
 ops=gather,gather_n,qmm,moe,tokens,mixed,prompts,few,eights,int8,moe_int8,embed,dequantize,quantize
 ops=$ops,bad_ids,experts,ragged
 sanitizer_ops=${OPS:-$ops}
+paths=${PATHS:-sm_80,sm_90}
 groups=${BENCH:-moe int8 models gather dense rows}
 mkdir -p "$out" || exit 1
 log=$out/log.txt
@@ -203,13 +204,14 @@ sanitize() {
     for tool in $sanitizer_tools; do
         formats=$sanitizer_formats
         [ "$tool" != racecheck ] || formats=$race_formats # it takes ten times as long
-        for ((i = 0; i < shards; i++)); do
-            sanitized "$tool.$i" "$tool" "$bin/check_cuda" --quick "$(tight)" \
+        # The longest first: test_wide, then the walk from its end.
+        # initcheck before 2026.4 takes those copies for whole ones too, and test_wide has room there.
+        [ "$tool" = initcheck ] || sanitized "$tool.wide" "$tool" "$bin/test_wide"
+        for ((i = shards - 1; i >= 0; i--)); do
+            sanitized "$tool.$i" "$tool" "$bin/check_cuda" --quick "$(tight)" --path "$paths" \
                 --format "$formats" --op "$sanitizer_ops" --shard "$i/$shards"
         done
         sanitized "$tool.router" "$tool" "$bin/test_router" small
-        # initcheck before 2026.4 takes those copies for whole ones too, and test_wide has room there.
-        [ "$tool" = initcheck ] || sanitized "$tool.wide" "$tool" "$bin/test_wide"
         sanitized "$tool.middle" "$tool" "$bin/test_middle" 3
         case $tool in
         racecheck) sanitized racecheck.route "$tool" "$bin/test_route" race ;;
