@@ -221,8 +221,9 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  *          offset are each rounded by 2^-9 of their size at most; in q4_k, int4 and affine of 4
  *          bits scales from 2^31 and h from 2^91 on then overflow. Of these, and of q4_0, q5_k,
  *          q6_k, q8_0 and mxfp4, gqmm_qmm() on sm_90 rounds and overflows so from 16 rows on. From
- *          512 rows on it dequantises matrices of other formats first (sm_90), rounded once, 2
- *          bytes a weight, in slices of 32 MiB of workspace.
+ *          65 rows on (less than 2^22 weights: 128; f32 and f16: 512) it dequantises matrices of
+ *          other formats first (sm_90), rounded once, 2 bytes a weight, in slices of 32 MiB of
+ *          workspace.
  *          Where up to 128 pairs meet one expert each in the mean or fewer (q4_k: two), and weights
  *          are int4_g128, affine4_g64 or q4_k (sm_90), bf16 activations count as multiples of at
  *          most 2^-29 of the largest of 256 neighbours along K.

@@ -45,7 +45,7 @@ typedef struct gqmm_cuda_call {
     const gqmm_cuda_family *family;
     bool transpose;
     bool by_id;  /* p.rhs is or will be given */
-    bool early;  /* weights may be asked for while the launch ahead still runs */
+    bool early;  /* weights are codes: they may be asked for while the launch ahead still runs */
     bool rounds; /* asked for: activations may be rounded to int8 */
     bool alone;  /* asked for: middle tiles where they pay */
     bool eights; /* tiles of eight columns, though there are as many as pay for wide ones */
@@ -53,7 +53,8 @@ typedef struct gqmm_cuda_call {
     bool int8;   /* those of int8(): wide as well */
     bool middle; /* one matrix in one launch of middle() */
     bool sorted; /* p.list is filled by gqmm_cuda_sort_call() */
-    bool dense;  /* the matrix is dequantised to `plain` first */
+    bool dense;  /* many rows against a matrix of bf16: dequantised to `plain` first, unless */
+    bool lies;   /* it is bf16 as it lies */
     void *scratch, *plain;
 } gqmm_cuda_call;
 

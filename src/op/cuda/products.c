@@ -9,8 +9,12 @@ enum {
     MOST_UNSORTED = 128,  /* pairs among which a block still finds its own columns */
     WIDE_FROM = 6,        /* mean columns of an expert from which sorting for wide tiles pays */
     WIDE_FROM_DENSE = 96, /* the same of a single matrix */
-    DENSE_FROM = 512,     /* rows of x from which dequantising first pays */
-    MOST_SORTED = 5000,   /* experts that a sort takes, see gqmm_cuda_sort() */
+    DENSE_FROM = 128,     /* rows of x from which dequantising first pays, */
+    DENSE_FROM_LARGE = 65,
+    LARGE_WEIGHTS = 1 << 22, /* of so many weights, */
+    DENSE_FROM_FLOATS = 512, /* and where it rounds floats */
+    DENSE_FROM_BF16 = 9,     /* where there is nothing to dequantise */
+    MOST_SORTED = 5000,      /* experts that a sort takes, see gqmm_cuda_sort() */
     MOST_SORTED_SM90 = 12000,
     MOST_PLAIN = 1 << 24 /* weights that are dequantised at a time */
 };
@@ -197,15 +201,24 @@ gqmm_status gqmm_cuda_run_call(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_
 static gqmm_cuda_dense dense_of(const gqmm_cuda_call *c)
 {
     return (gqmm_cuda_dense){.x = c->p.x,
-                             .w = c->plain,
+                             .w = c->lies ? c->p.w.plane[0] : c->plain,
                              .y = c->p.y,
                              .x_row = c->p.x_row,
-                             .w_row = (c->p.k + 63) / 64 * 64,
+                             .w_row = c->lies ? c->p.w.row_stride[0] / 2 : (c->p.k + 63) / 64 * 64,
                              .y_row = c->p.y_row,
                              .m = c->p.m,
                              .n = c->p.n,
                              .k = c->p.k,
                              .y_type = c->p.y_type};
+}
+
+/* Rows of x. */
+static int64_t dense_from(const gqmm_cuda_call *c)
+{
+    return c->lies                            ? DENSE_FROM_BF16
+           : !c->early                        ? DENSE_FROM_FLOATS
+           : c->p.n * c->p.k >= LARGE_WEIGHTS ? DENSE_FROM_LARGE
+                                              : DENSE_FROM;
 }
 
 /* By sizes and strides, as a size query decides it. */
@@ -214,8 +227,8 @@ static bool is_dense(const gqmm_context *ctx, const gqmm_cuda_call *c)
     gqmm_cuda_dense d = dense_of(c);
     d.x = NULL;
     return gqmm_cuda_of(ctx)->path == GQMM_CUDA_SM90 && c->transpose && c->p.x_type == GQMM_BF16 &&
-           c->p.n_pairs == 1 && !c->p.lhs && !c->by_id && c->p.m >= DENSE_FROM && !c->int8 &&
-           gqmm_cuda_dense_fits(&d);
+           c->p.n_pairs == 1 && !c->p.lhs && !c->by_id && !c->int8 && gqmm_cuda_dense_fits(&d) &&
+           c->p.m >= dense_from(c);
 }
 
 /* Outputs of one slice: rows of W that are dequantised together. */
@@ -234,6 +247,8 @@ static gqmm_status run_dense(gqmm_context *ctx, const gqmm_cuda_call *c, gqmm_er
     gqmm_cuda_rows rows = {
         .w = c->p.w, .y = c->plain, .y_row = d.w_row, .y_type = GQMM_BF16, .fault = c->p.fault};
     gqmm_status st = GQMM_OK;
+    if (c->lies)
+        return gqmm_cuda_status(gqmm_cuda_dense_product(&d, s->stream), "enqueuing a product", err);
     for (int64_t n = 0; st == GQMM_OK && n < c->p.n; n += slice) {
         rows.first = n;
         rows.n = d.n = c->p.n - n < slice ? c->p.n - n : slice;
@@ -252,6 +267,8 @@ static void take_gather(void *arg, gqmm_layout *l)
 {
     gqmm_cuda_call *c = arg;
     int64_t numbers = 0;
+    if (c->dense && c->lies)
+        return;
     if (c->dense) {
         l->overflow = l->overflow || !gqmm_mul(&numbers, slice_of(c), dense_of(c).w_row);
         c->plain = gqmm_take(l, numbers, sizeof(uint16_t));
@@ -292,6 +309,8 @@ gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t
                               .slots = 1,
                               .expert = d->w->n_experts == 1 || d->n_pairs <= 1 ? 0 : -1,
                               .fault = gqmm_cuda_of(ctx)->fault};
+    c.lies = !c.early && gqmm_element_type(d->w->format) == GQMM_BF16 &&
+             (uintptr_t)d->w->plane[0] % 16 == 0 && d->w->row_stride[0] % 16 == 0;
     int64_t columns = 0;
     if (!gqmm_mul(&columns, d->n_pairs, d->m) || columns > INT32_MAX)
         return gqmm_fail(err, GQMM_E_SHAPE, 0,
