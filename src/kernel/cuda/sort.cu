@@ -10,7 +10,7 @@
 // its own in shared memory; sums over the warps before it, over the blocks before it and over the
 // classes before make the places.
 #include "kernel/cuda/launch.cuh"
-#include "kernel/cuda/sort.cuh"
+#include "kernel/cuda/sort_ranks.cuh"
 
 namespace gqmm
 {
