@@ -255,8 +255,9 @@ bool gqmm_cuda_router_fits(const gqmm_cuda_router *r, int path);
 int gqmm_cuda_route(const gqmm_cuda_router *r, int path, gqmm_stream s);
 
 /* y[t] = sum over s of weights[t, s] * pairs[t * S + s] in slot order (slots with a bad id or -1
- * are left out), then + factor[t] * shared[t]; fp32, one rounding. ids and weights were complete
- * before the launch ahead of this one began. */
+ * are left out, but their rows are read: finite, as products leave them), then + factor[t] *
+ * shared[t]; fp32, one rounding. ids and weights were complete before the launch ahead of this one
+ * began. */
 typedef struct gqmm_cuda_combine {
     const void *pairs; /* [T * S, D] */
     int32_t pairs_type;

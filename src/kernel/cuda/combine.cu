@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: MIT
 // The sum of a token's experts: rows of pairs times weights, in slot order and fp32, without fused
 // multiply-adds, so that the bits are those of the CPU for equal inputs.
-#include "base/num.h"
+#include "kernel/cuda/activations.cuh"
 #include "kernel/cuda/epilogue.cuh"
 #include "kernel/cuda/launch.cuh"
 #include "kernel/cuda/mma.cuh"
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <math.h>
 #include <stdint.h>
 
 namespace gqmm
@@ -18,63 +15,61 @@ namespace
 
 constexpr int MOST_THREADS = 256, SLOTS = 8;
 
-GQMM_HD constexpr int size_of(int type)
-{
-    return type == GQMM_F32 ? 4 : 2;
-}
+// N neighbouring elements: 16 bytes as they lie, or one number.
+template <int TYPE, int N> struct elements {
+    uint32_t word[4];
 
-// N elements of a type, loaded and stored at once.
-template <int TYPE, int N> struct alignas(size_of(TYPE) * N) elements {
-    uint8_t bytes[size_of(TYPE) * N];
-};
-
-template <int TYPE, int N>
-__device__ __forceinline__ float element(const elements<TYPE, N> &v, int i)
-{
-    if (TYPE == GQMM_F32)
-        return gqmm_bits_to_f32(gqmm_load32(v.bytes + 4 * i));
-    const uint16_t h = gqmm_load16(v.bytes + 2 * i);
-    return TYPE == GQMM_BF16 ? gqmm_bf16_to_f32(h) : __half2float(__ushort_as_half(h));
-}
-
-template <int TYPE, int N>
-__device__ __forceinline__ void set_element(elements<TYPE, N> &v, int i, float f)
-{
-    if (TYPE == GQMM_F32) {
-        memcpy(v.bytes + 4 * i, &f, 4);
-    } else {
-        const uint16_t h = TYPE == GQMM_BF16 ? __bfloat16_as_ushort(__float2bfloat16_rn(f))
-                                             : __half_as_ushort(__float2half_rn(f));
-        memcpy(v.bytes + 2 * i, &h, 2);
-    }
-}
-
-// Rows are read once: they are the first to leave the second-level cache, so that those still to be
-// read stay.
-__device__ __forceinline__ uint64_t read_once()
-{
-    uint64_t policy;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-}
-
-// Without a branch, so that many are on their way at once; zeros unless `really`.
-template <class V>
-__device__ __forceinline__ V load_once(const uint8_t *p, uint64_t policy, bool really)
-{
-    V v = {};
-    if constexpr (sizeof(V) == 16) {
-        uint4 raw = {};
+    // Without a branch, so that many are on their way at once; zeros unless `really`.
+    __device__ __forceinline__ void load(const uint8_t *p, uint64_t policy, bool really)
+    {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            word[i] = 0;
         asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %6, 0;\n"
                      "@p ld.global.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], "
                      "%5;\n}"
-                     : "+r"(raw.x), "+r"(raw.y), "+r"(raw.z), "+r"(raw.w)
+                     : "+r"(word[0]), "+r"(word[1]), "+r"(word[2]), "+r"(word[3])
                      : "l"(p), "l"(policy), "r"((uint32_t)really));
-        memcpy(&v, &raw, sizeof v);
-    } else if (really) {
-        v = *(const V *)p;
     }
-    return v;
+    __device__ __forceinline__ float number(int i) const
+    {
+        if (TYPE == GQMM_F32)
+            return __uint_as_float(word[i]);
+        const uint32_t w = word[i / 2];
+        if (TYPE == GQMM_BF16)
+            return __uint_as_float(i & 1 ? w & 0xffff0000u : w << 16);
+        return __half2float(__ushort_as_half((unsigned short)(i & 1 ? w >> 16 : w)));
+    }
+};
+
+template <int TYPE> struct elements<TYPE, 1> {
+    float value;
+
+    __device__ __forceinline__ void load(const uint8_t *p, uint64_t, bool really)
+    {
+        value = really ? load_number(p, 0, TYPE) : 0.0f;
+    }
+    __device__ __forceinline__ float number(int) const
+    {
+        return value;
+    }
+};
+
+// To `at`, a multiple of their size.
+template <int TYPE, int N> __device__ __forceinline__ void store(uint8_t *at, const float (&v)[N])
+{
+    if constexpr (N == 1) {
+        store_number(at, 0, TYPE, v[0]);
+    } else if constexpr (TYPE == GQMM_F32) {
+#pragma unroll
+        for (int i = 0; i < N; i += 4)
+            ((float4 *)at)[i / 4] = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i += 4)
+            ((uint2 *)at)[i / 4] =
+                make_uint2(pair_of(v[i], v[i + 1], TYPE), pair_of(v[i + 2], v[i + 3], TYPE));
+    }
 }
 
 // A thread sums N neighbouring columns of a token, with the rows of SLOTS slots on their way at
@@ -82,62 +77,57 @@ __device__ __forceinline__ V load_once(const uint8_t *p, uint64_t policy, bool r
 template <int PAIRS, int Y, int N>
 __global__ void __launch_bounds__(MOST_THREADS, 4) add_up_kernel(gqmm_cuda_combine c)
 {
-    typedef elements<PAIRS, N> vector;
+    const int lane = (int)threadIdx.x % 32;
     const int64_t token = blockIdx.x, column = (blockIdx.y * (int64_t)blockDim.x + threadIdx.x) * N;
-    if (column >= c.d) {
-        wait_for_previous();
-        return;
-    }
-    const int32_t *ids = c.ids + token * c.n_slots;
-    const float *weights = c.weights + token * c.n_slots;
-    const uint8_t *rows =
-        (const uint8_t *)c.pairs + (token * c.n_slots * c.d + column) * size_of(PAIRS);
-    const int64_t row_bytes = c.d * size_of(PAIRS), at = token * c.d + column;
-    const uint64_t policy = read_once();
+    const int64_t row_bytes = c.d * bytes_of(PAIRS), at = token * c.d + column;
+    const uint8_t *row =
+        (const uint8_t *)c.pairs + (token * c.n_slots * c.d + column) * bytes_of(PAIRS);
+    const bool is = column < c.d;
+    const uint64_t policy = read_once(); // so that rows still to be read stay
 
-    float weight[SLOTS];
-    bool use[SLOTS];
+    int32_t id; // of slot s + lane
+    float weight;
     const auto weigh = [&](int s) {
-#pragma unroll
-        for (int i = 0; i < SLOTS; i++) {
-            const int32_t id = s + i < c.n_slots ? ids[s + i] : -1;
-            use[i] = id >= 0 && id < c.n_experts;
-            weight[i] = use[i] ? weights[s + i] : 0.0f;
-        }
+        const bool any = s + lane < c.n_slots;
+        id = any ? c.ids[token * c.n_slots + s + lane] : -1;
+        weight = any ? c.weights[token * c.n_slots + s + lane] : 0.0f;
     };
     weigh(0); // older than the launch before this one
     wait_for_previous();
     let_next_start();
 
-    vector shared = {};
-    if (c.shared)
-        shared = load_once<vector>((const uint8_t *)c.shared + at * size_of(PAIRS), policy, true);
+    elements<PAIRS, N> shared;
+    shared.load((const uint8_t *)c.shared + at * bytes_of(PAIRS), policy, c.shared && is);
     float sum[N] = {};
+#pragma unroll 1
     for (int s = 0; s < c.n_slots; s += SLOTS) {
-        vector v[SLOTS];
+        elements<PAIRS, N> v[SLOTS];
+#pragma unroll
+        for (int i = 0; i < SLOTS; i++) { // also of slots left out: rows do not wait for ids
+            v[i].load(row, policy, s + i < c.n_slots && is);
+            row += row_bytes;
+        }
         if (s > 0)
             weigh(s);
+        // Looked at when rows have been asked for. A slot left out weighs 0 and its row is finite:
+        // sums, which are never -0, stay.
+        const float own = id >= 0 && id < c.n_experts ? weight : 0.0f;
 #pragma unroll
-        for (int i = 0; i < SLOTS; i++)
-            v[i] = load_once<vector>(rows + (s + i) * row_bytes, policy, use[i]);
-            // Zeros where there is no row: sums, which are never -0, stay as they are.
-#pragma unroll
-        for (int i = 0; i < SLOTS; i++)
+        for (int i = 0; i < SLOTS; i++) {
+            const float w = __shfl_sync(~0u, own, i);
 #pragma unroll
             for (int j = 0; j < N; j++)
-                sum[j] = __fadd_rn(sum[j], __fmul_rn(weight[i], element<PAIRS, N>(v[i], j)));
+                sum[j] = __fadd_rn(sum[j], __fmul_rn(w, v[i].number(j)));
+        }
     }
     if (c.shared) {
         const float factor = shared_factor(c.shared_dot, token);
 #pragma unroll
         for (int j = 0; j < N; j++)
-            sum[j] = __fadd_rn(sum[j], __fmul_rn(factor, element<PAIRS, N>(shared, j)));
+            sum[j] = __fadd_rn(sum[j], __fmul_rn(factor, shared.number(j)));
     }
-    elements<Y, N> y;
-#pragma unroll
-    for (int j = 0; j < N; j++)
-        set_element<Y, N>(y, j, sum[j]);
-    *(elements<Y, N> *)((uint8_t *)c.y + (token * c.y_row + column) * size_of(Y)) = y;
+    if (is)
+        store<Y, N>((uint8_t *)c.y + (token * c.y_row + column) * bytes_of(Y), sum);
 }
 
 bool multiple(const void *p, int64_t bytes)
@@ -161,9 +151,9 @@ int launch_columns(const gqmm_cuda_combine &c, int path, gqmm_stream s)
 
 template <int PAIRS, int Y> int launch_types(const gqmm_cuda_combine &c, int path, gqmm_stream s)
 {
-    constexpr int N = 16 / size_of(PAIRS);
+    constexpr int N = 16 / bytes_of(PAIRS);
     const bool aligned = c.d % N == 0 && c.y_row % N == 0 && multiple(c.pairs, 16) &&
-                         multiple(c.shared, 16) && multiple(c.y, N * size_of(Y));
+                         multiple(c.shared, 16) && multiple(c.y, N * bytes_of(Y));
     return aligned ? launch_columns<PAIRS, Y, N>(c, path, s)
                    : launch_columns<PAIRS, Y, 1>(c, path, s);
 }

@@ -56,6 +56,14 @@ template <int n> __device__ __forceinline__ void copies_wait()
     asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
 }
 
+// For what is read once: it is the first to leave the second-level cache, so that the rest stays.
+__device__ __forceinline__ uint64_t read_once()
+{
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
 // From an address in shared memory; stays between the waits and arrivals around it.
 __device__ __forceinline__ uint4 read_16(uint32_t at)
 {
