@@ -162,11 +162,11 @@ __device__ __forceinline__ void copy_row(uint32_t to, const void *from, uint32_t
 }
 
 __device__ __forceinline__ void copy_codes(uint32_t to, const CUtensorMap *map, int byte, int row,
-                                           int expert, uint32_t barrier)
+                                           int expert, uint32_t barrier, uint64_t policy)
 {
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
-                 "[%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
-                 "l"(map), "r"(barrier), "r"(byte), "r"(row), "r"(expert)
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
+                 "l"(map), "r"(barrier), "r"(byte), "r"(row), "r"(expert), "l"(policy)
                  : "memory");
 }
 
@@ -292,6 +292,7 @@ __device__ __forceinline__ void load_weights(const few_args &a, const memory<D> 
 {
     const int steps = (int)(a.p.k / STEP);
     constexpr int outputs = TWO ? ROWS / 2 : ROWS;
+    const uint64_t policy = read_once(); // codes leave the cache to h and y, which are read again
     ring to = {0, 1}, infos = {0, 0};
     for (;;) {
         barrier_wait_lazily(mem.full(1, infos.stage), infos.parity);
@@ -310,10 +311,11 @@ __device__ __forceinline__ void load_weights(const few_args &a, const memory<D> 
             barrier_wait_lazily(mem.empty(0, to.stage), to.parity);
             if (id == 0) {
                 barrier_expect(full, WEIGHT_BYTES<D>);
-                copy_codes(stage, &a.maps[0], step * ROW_BYTES<D>, first, info.expert, full);
+                copy_codes(stage, &a.maps[0], step * ROW_BYTES<D>, first, info.expert, full,
+                           policy);
                 if (TWO)
                     copy_codes(stage + WEIGHT_BYTES<D> / 2, &a.maps[1], step * ROW_BYTES<D>, first,
-                               info.expert, full);
+                               info.expert, full, policy);
             }
             if (a.row_scale_bytes == 4)
                 scales.template copy<4>(mem.scales(to.stage) + scale_at(id));
