@@ -5,6 +5,7 @@
 
 #include "timing.h"
 
+#include <math.h>
 #include <stdint.h>
 
 #include <vector>
@@ -30,6 +31,14 @@ static int random_below(int n)
 static float random_float() // in [-1, 1)
 {
     return (float)(random_bits() & 0xffffff) / 8388608.0f - 1.0f;
+}
+
+// The next bf16 number. Rounded once: through a float a sum close to the middle of two numbers
+// would be rounded twice.
+static double to_bf16(double v)
+{
+    const int e = v == 0 ? 0 : ilogb(v) - 7;
+    return ldexp(nearbyint(ldexp(v, -e)), e);
 }
 
 template <class T> static T *to_device(const std::vector<T> &v)

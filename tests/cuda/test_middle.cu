@@ -65,13 +65,6 @@ static const entry entries[] = {
     {"mxfp4", has_plan<gqmm::dec_mxfp4>, run<gqmm::dec_mxfp4>},
 };
 
-// Rounded once: through a float a sum close to the middle of two numbers would be rounded twice.
-static double to_bf16(double v)
-{
-    const int e = v == 0 ? 0 : ilogb(v) - 7;
-    return ldexp(nearbyint(ldexp(v, -e)), e);
-}
-
 // ---- weights
 
 struct weights {

@@ -8,7 +8,8 @@
 #include "kernel/cuda/decode_k_quants.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
 #include "kernel/cuda/wide.cuh"
-#include "product_data.h"
+#include "wide_lists.h"
+#include "wide_times.h"
 #include "wide_weights.h"
 
 #include <algorithm>
@@ -20,14 +21,6 @@
 #include <vector>
 
 #include <cuda_runtime.h>
-
-struct wide_entry {
-    const char *format;
-    int (*wide)(const gqmm_cuda_product *, gqmm_stream);
-    bool (*fits)(const gqmm_cuda_product *);
-    int code;                               // of the order of x
-    bool (*few)(const gqmm_cuda_product *); // whether the product is one of wide_few.cuh, or NULL
-};
 
 #define ENTRY(format, d) \
     { \
@@ -71,6 +64,7 @@ struct job {
     int y_type;
     int64_t x_gap, y_gap, w_gap;
     bool tells, follows; // follows what has told already
+    float offsets;       // against scales
 };
 
 static int source_of(int order, int q) // the definition in decode.cuh, written out again
@@ -94,34 +88,6 @@ static double size_of_code(int code)
     return code & 16 ? 0x1p37 : 1.0;
 }
 
-struct list {
-    std::vector<int32_t> order;
-    std::vector<gqmm_cuda_tile> tiles;
-};
-
-static list sort_pairs(const std::vector<int32_t> &rhs, int64_t m, int64_t n_experts, int columns)
-{
-    list l;
-    std::vector<std::vector<int32_t>> of(n_experts + 1);
-    for (size_t p = 0; p < rhs.size(); p++)
-        of[rhs[p] < 0 ? n_experts : rhs[p]].push_back((int32_t)p);
-    for (int64_t e = 0; e <= n_experts; e++) {
-        const int64_t begin = (int64_t)l.order.size() * m, count = (int64_t)of[e].size() * m;
-        const int64_t n = (count + columns - 1) / columns; // tiles of as many columns, or one more
-        for (int64_t t = 0, c = 0, size; t < n; t++, c += size) {
-            size = count / n + (t < count % n);
-            l.tiles.push_back(
-                {e == n_experts ? -1 : (int32_t)e, (int32_t)(begin + c), (int32_t)size, 0});
-        }
-        l.order.insert(l.order.end(), of[e].begin(), of[e].end());
-    }
-    std::stable_sort(l.tiles.begin(), l.tiles.end(),
-                     [](const gqmm_cuda_tile &a, const gqmm_cuda_tile &b) {
-                         return (a.expert < 0 ? 0 : a.count) > (b.expert < 0 ? 0 : b.count);
-                     });
-    return l;
-}
-
 static double read_number(const uint8_t *p, int type)
 {
     uint32_t u = 0;
@@ -135,9 +101,9 @@ static double read_number(const uint8_t *p, int type)
 static double run_job(const job &j, double *rel)
 {
     weights w, up;
-    make_weights(&w, j.entry->format, j.n_experts, j.n, j.k, j.w_gap);
+    make_weights(&w, j.entry->format, j.n_experts, j.n, j.k, j.w_gap, j.offsets);
     if (j.two)
-        make_weights(&up, j.entry->format, j.n_experts, j.n, j.k, j.w_gap);
+        make_weights(&up, j.entry->format, j.n_experts, j.n, j.k, j.w_gap, j.offsets);
 
     const int64_t x_row = j.k + j.x_gap, x_mat = j.m * x_row + j.x_gap;
     std::vector<uint16_t> x(j.n_x * x_mat + 64), given;
@@ -326,6 +292,9 @@ static int check_all()
                 j.entry = entry;
                 j.columns = round & 1 ? width : width - width / 8;
                 j.n_experts = 3;
+                // Far below the scales, they decide which way weights in the middle of two numbers
+                // are rounded.
+                j.offsets = round == 1 ? 0x1p-20f : 1.0f;
                 j.ordered_y = random_bits() % 3 == 0;
                 j.n = 1 + random_bits() % 290;
                 if (j.ordered_y)
@@ -376,109 +345,6 @@ static int check_all()
             }
     printf("test_wide: %d passed, %d failed\n", n - failed, failed);
     return failed;
-}
-
-// ---- time
-
-static void bench(const wide_entry *entry)
-{
-    const int64_t E = 256, D = 2048, F = 512, S = 8;
-    weights gate, up, down;
-    make_weights(&gate, entry->format, E, F, D, 0);
-    make_weights(&up, entry->format, E, F, D, 0);
-    make_weights(&down, entry->format, E, D, F, 0);
-    double bytes = 0;
-    for (int i = 0; i < gate.f->pub.n_planes; i++)
-        bytes += (double)(gate.plane[i].size() * 2 + down.plane[i].size());
-
-    for (int64_t T : {64, 256, 512, 768, 4096}) {
-        std::vector<uint16_t> x(T * D);
-        for (uint16_t &v : x)
-            v = gqmm_f32_to_bf16(random_float());
-        std::vector<int32_t> rhs(T * S);
-        std::vector<char> met(E, 0);
-        int active = 0;
-        for (int64_t t = 0; t < T; t++)
-            for (int s = 0; s < S; s++) {
-                bool again = true;
-                while (again) {
-                    rhs[t * S + s] = (int32_t)(random_bits() % E);
-                    again = false;
-                    for (int i = 0; i < s; i++)
-                        again = again || rhs[t * S + i] == rhs[t * S + s];
-                }
-                met[rhs[t * S + s]] = 1;
-            }
-        for (char c : met)
-            active += c;
-        const double read = bytes * active / E, flop = 2.0 * (double)(T * S) * (3 * D * F);
-        const double floor = std::max(read / 4.25e6, flop / 694e6);
-        std::vector<int> widths;
-        if (T == 64)
-            widths = {16};
-        else if (entry->few && T > 768)
-            continue;
-        else if (T <= 768)
-            widths = {T == 256 ? 16 : 24, 32};
-        else
-            widths = {128, 152};
-        for (int width : widths) {
-            const list l = sort_pairs(rhs, 1, E, width);
-            std::vector<int32_t> n_tiles(1, (int32_t)l.tiles.size());
-            std::vector<uint16_t> h(T * S * F), y(T * S * D);
-            gqmm_cuda_product a = {};
-            a.w = gate.device, a.up = up.device;
-            a.k = D, a.n = F;
-            a.x = to_device(x), a.x_row = a.x_mat = D;
-            a.x_type = a.y_type = GQMM_BF16;
-            a.y = to_device(h), a.y_row = a.y_pair = F;
-            a.n_pairs = T * S, a.m = 1, a.n_x = T;
-            a.rhs = to_device(rhs), a.rhs_stride = 1, a.slots = S;
-            a.list.order = to_device(l.order), a.list.tiles = to_device(l.tiles);
-            a.list.n_tiles = to_device(n_tiles);
-            a.list.taken = to_device(std::vector<int32_t>(2));
-            a.list.tile_columns = width, a.list.most_tiles = (int32_t)l.tiles.size();
-            a.y_order = entry->code;
-            CUDA(cudaMalloc(&a.x_ordered, T * D * 2));
-            gqmm_cuda_product b = a;
-            b.w = down.device, b.up = gqmm_cuda_matrix{};
-            b.k = F, b.n = D;
-            b.x = a.y, b.x_row = b.x_mat = F, b.x_order = entry->code;
-            b.y = to_device(y), b.y_row = b.y_pair = D, b.y_order = 0;
-            b.n_x = T * S, b.slots = 1, b.ids_early = 1;
-            const auto first = [&](cudaStream_t s, int) { CUDA(entry->wide(&a, s)); };
-            const auto second = [&](cudaStream_t s, int) { CUDA(entry->wide(&b, s)); };
-            gqmm_cuda_product tells = a, follows = b; // as a mixture runs them
-            tells.tells = follows.follows = 1;
-            gqmm_cuda_tile *fresh = to_device(l.tiles);
-            const auto both = [&](cudaStream_t s, int) {
-                CUDA(cudaMemcpyAsync(a.list.tiles, fresh, l.tiles.size() * sizeof *fresh,
-                                     cudaMemcpyDeviceToDevice, s));
-                CUDA(entry->wide(&tells, s));
-                CUDA(entry->wide(&follows, s));
-            };
-            const span all = time_of(8, 20, both), one = time_of(8, 20, first),
-                       two = time_of(8, 20, second);
-            const double held = T == 4096 ? time_of(8, 200, both).median : 0;
-            printf(
-                "%-18s%s T %4ld columns %3d tiles %4d: both %7.1f us (spread %.1f), gate/up %7.1f "
-                "(%.1f), down %7.1f (%.1f), held %.1f; floor %.1f; %.0f TFLOP/s, %.2f TB/s\n",
-                entry->format, entry->few ? " few" : "", (long)T, width, (int)l.tiles.size(),
-                all.median, all.most - all.least, one.median, one.most - one.least, two.median,
-                two.most - two.least, held, floor, flop / all.median / 1e6,
-                read / all.median / 1e6);
-            fflush(stdout);
-            CUDA(cudaFree((void *)a.x));
-            CUDA(cudaFree(a.y));
-            CUDA(cudaFree(b.y));
-            CUDA(cudaFree(fresh));
-            CUDA(cudaFree(a.x_ordered));
-            CUDA(cudaFree((void *)a.rhs));
-        }
-    }
-    free_weights(&gate);
-    free_weights(&up);
-    free_weights(&down);
 }
 
 int main(int argc, char **argv)

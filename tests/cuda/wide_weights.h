@@ -41,9 +41,10 @@ static void put_byte_scales(uint8_t *p, int64_t n, bool exponents)
         p[i] = (uint8_t)(exponents ? 121 + random_bits() % 6 : 0x18 + random_bits() % 32);
 }
 
-// Random codes; scales such that weights are of order one.
+// Random codes; scales such that weights are of order one, and planes of offsets `offsets` times
+// as large as those.
 static void make_weights(weights *w, const char *format, int64_t n_experts, int64_t n, int64_t k,
-                         int64_t gap)
+                         int64_t gap, float offsets)
 {
     const gqmm_format_info *f = gqmm_format_by_name(format);
     w->f = f, w->n_experts = n_experts, w->n = n, w->k = k;
@@ -69,7 +70,8 @@ static void make_weights(weights *w, const char *format, int64_t n_experts, int6
         for (int64_t r = 0; !bytes_only && i > 0 && r < n_experts * n; r++)
             for (int64_t at = 0; at + (type == GQMM_F32 ? 4 : 2) <= bytes;
                  at += type == GQMM_F32 ? 4 : 2)
-                put_number(&w->plane[i][r * w->row[i] + at], size * random_float(), type);
+                put_number(&w->plane[i][r * w->row[i] + at],
+                           size * random_float() * (i == 2 ? offsets : 1.0f), type);
         if (!bytes_only && i == 0 &&
             f->pub.n_planes == 1) // blocks: f16 scales in front, or at the end
             for (int64_t r = 0; r < n_experts * n; r++)
@@ -104,11 +106,6 @@ static void free_weights(weights *w)
     for (int i = 0; i < w->f->pub.n_planes; i++)
         CUDA(cudaFree((void *)w->device.plane[i]));
     CUDA(cudaFree((void *)w->device.global));
-}
-
-static double to_bf16(double v)
-{
-    return gqmm_bf16_to_f32(gqmm_f32_to_bf16((float)v));
 }
 
 // A row as wide() takes it, and as the definition has it.
