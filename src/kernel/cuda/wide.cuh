@@ -22,9 +22,9 @@
 #include "kernel/cuda/wgmma.cuh"
 #include "kernel/cuda/wide_few.cuh"
 #include "kernel/cuda/wide_load.cuh"
+#include "kernel/cuda/wide_operand.cuh"
 #include "kernel/cuda/wide_order.cuh"
 #include "kernel/cuda/wide_plan.cuh"
-#include "kernel/cuda/wide_scales.cuh"
 #include "kernel/cuda/wide_store.cuh"
 #include "kernel/cuda/wide_weights.cuh"
 
@@ -32,99 +32,6 @@ namespace gqmm
 {
 namespace wide_product
 {
-
-// What a consumer warp knows of its rows in a tile.
-template <class D, class S> struct warp_rows {
-    int slip[S::MT];         // of the row that the lane makes scales of, planes in bytes
-    int code_slip[S::MT][2]; // of its two rows of codes
-};
-
-// The scales of one step of a warp's rows to `to`[m][16][scale_pitch()].
-template <class D, class S>
-__device__ __forceinline__ void make_scales(uint32_t *to, const wide_args &a, const uint8_t *stage,
-                                            int warp, int lane, const warp_rows<D, S> &rows,
-                                            int step)
-{
-    constexpr int count = D::step / D::piece / 2, words = scale_words<making_of<D>()>;
-    const int half = lane >> 4;
-    uint32_t v[S::MT][count * words]; // all are read before the first is written
-#pragma unroll
-    for (int m = 0; m < S::MT; m++) {
-        const int slot = (warp * S::MT + m) * 16 + (lane & 15);
-        step_row row;
-        row.p[0] = stage + slot * pitch<D>() +
-                   (slips<D>() ? (rows.slip[m] + step * code_bytes<D>()) & 15 : 0);
-#pragma unroll
-        for (int plane = 1; plane < 3; plane++)
-            row.p[plane] =
-                plane < D::planes
-                    ? stage + a.plane_at[plane] + slot * a.plane_chunks[plane] * 16 +
-                          (((rows.slip[m] >> 8 * plane) + step * a.plane_bytes[plane]) & 15)
-                    : stage;
-        const int type = a.p.w.scale_type;
-        if (D::planes == 3 && type == GQMM_F32) // a type known is a branch less for each scale
-            scale_maker<D, count>::make(v[m], row, half, {a.p.w.group, GQMM_F32});
-        else if (D::planes == 3 && type == GQMM_F16)
-            scale_maker<D, count>::make(v[m], row, half, {a.p.w.group, GQMM_F16});
-        else
-            scale_maker<D, count>::make(v[m], row, half, {a.p.w.group, GQMM_BF16});
-    }
-#pragma unroll
-    for (int m = 0; m < S::MT; m++)
-        write_words(to + (m * 16 + (lane & 15)) * scale_pitch<D>() + half * count * words, v[m]);
-}
-
-// The left operands of four wgmma: 64 along k of 16 rows, pieces 2 sub and 2 sub + 1 of a step.
-template <class D>
-__device__ __forceinline__ void make_operand(uint32_t (&to)[16], const step_row &r0,
-                                             const step_row &r1, const uint32_t *scales, int sub,
-                                             int lane, const format_args &f)
-{
-    constexpr making M = making_of<D>();
-    constexpr int words = scale_words<M>, n = 64 / D::piece * words;
-    const int g = lane >> 2, t = lane & 3;
-    uint32_t s0[n], s1[n];
-    read_words(s0, scales + g * scale_pitch<D>() + sub * n);
-    read_words(s1, scales + (g + 8) * scale_pitch<D>() + sub * n);
-    if constexpr (M == LOW) {
-        using C = wide_codes<D>;
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            uint32_t lo[4], hi[4];
-            C::get(lo, r0.p[0], 2 * sub + h, t);
-            C::get(hi, r1.p[0], 2 * sub + h, t);
-            uint32_t odd0 = s0[2 * h], odd1 = s1[2 * h];
-            if (C::odd_pairs) {
-                odd0 = pair_mul(odd0, both(bf16_power(-4)));
-                odd1 = pair_mul(odd1, both(bf16_power(-4)));
-            }
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                uint32_t *at = to + h * 8 + i * 4;
-                at[0] = pair_fma(lo[2 * i], s0[2 * h], s0[2 * h + 1]);
-                at[1] = pair_fma(hi[2 * i], s1[2 * h], s1[2 * h + 1]);
-                at[2] = pair_fma(lo[2 * i + 1], odd0, s0[2 * h + 1]);
-                at[3] = pair_fma(hi[2 * i + 1], odd1, s1[2 * h + 1]);
-            }
-        }
-    } else {
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            uint32_t lo[D::parts][4], hi[D::parts][4];
-            D::template codes<row_align<D> == D::align>(lo, r0, 2 * sub + h, t, f);
-            D::template codes<row_align<D> == D::align>(hi, r1, 2 * sub + h, t, f);
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const int group = (D::piece == 16 ? 2 * h + i : h) * words;
-                uint32_t *at = to + h * 8 + i * 4;
-                at[0] = weight_pair<M>(lo[0][2 * i], s0 + group);
-                at[1] = weight_pair<M>(hi[0][2 * i], s1 + group);
-                at[2] = weight_pair<M>(lo[0][2 * i + 1], s0 + group);
-                at[3] = weight_pair<M>(hi[0][2 * i + 1], s1 + group);
-            }
-        }
-    }
-}
 
 template <int N, int M>
 __device__ __forceinline__ void multiply(float (&acc)[M], const uint32_t (&operand)[16],
@@ -142,25 +49,6 @@ __device__ __forceinline__ void multiply(float (&acc)[M], const uint32_t (&opera
     wgmma_commit(); // here, or a branch between would make a group of its own of it
 }
 
-// Wide tiles are multiplied no wider than their columns need.
-template <int N, int M>
-__device__ __forceinline__ void multiply_some(float (&acc)[M], const uint32_t (&operand)[16],
-                                              uint64_t matrix, int count)
-{
-    if constexpr (N <= 64) {
-        multiply<N>(acc, operand, matrix);
-    } else {
-        if (count > N - 16)
-            multiply<N>(acc, operand, matrix);
-        else if (count > N - 32)
-            multiply<N - 16>(acc, operand, matrix);
-        else if (count > N / 16 * 8)
-            multiply<N - 32>(acc, operand, matrix);
-        else
-            multiply<N / 16 * 8>(acc, operand, matrix);
-    }
-}
-
 // The compiler neither moves a use of the sums ahead of this nor their making behind it.
 template <class S> __device__ __forceinline__ void settle(float (&acc)[2][S::N / 2])
 {
@@ -171,95 +59,123 @@ template <class S> __device__ __forceinline__ void settle(float (&acc)[2][S::N /
             asm volatile("" : "+f"(acc[m][i])::"memory");
 }
 
+// Wide tiles are multiplied no wider than their columns need, to so many. Each width is code of its
+// own, for steps of its own: a branch ahead of each multiplication costs as much as it spares.
+// Formats that take longer to compile and to decode have two.
+template <class D> constexpr int WIDTHS_APART = wide_codes<D>::low ? 16 : 32;
+
+template <class D, class S, int W> constexpr bool is_least_width()
+{
+    const int next = W - WIDTHS_APART<D>;
+    return next < 64 || next < (wide_codes<D>::low ? S::N / 2 : S::N - WIDTHS_APART<D>);
+}
+
+// A consumer warp's way through the steps of a tile.
+template <class D, class S> struct tile_walk {
+    warp_rows<D, S> rows;
+    uint32_t *scales; // of a step
+    uint64_t columns_at;
+    int warp, lane, step, steps;
+    // Two operands, each with sums of its own, take turns: the halves of the rows, or even and odd
+    // parts along k. While wgmma reads one, the other is made.
+    uint32_t operand[2][16];
+    bool held; // stage `last` of columns is not given back yet
+    int last;
+
+    __device__ __forceinline__ void bring_scales(const wide_args &a, const block_memory &mem,
+                                                 const ring &weights)
+    {
+        barrier_wait(mem.full(0, weights.stage), weights.parity);
+        __syncwarp();
+        make_scales<D, S>(scales, a, mem.weights + weights.stage * a.stage_bytes, warp, lane, rows,
+                          step);
+        __syncwarp();
+    }
+};
+
+// A step of a warp's rows times W columns, then the scales of the next.
+template <class D, class S, int W>
+__device__ __forceinline__ void multiply_step(float (&acc)[2][S::N / 2], tile_walk<D, S> &at,
+                                              const wide_args &a, const block_memory &mem,
+                                              ring &weights, ring &columns)
+{
+    static_assert(D::step % (64 * S::SUBS) == 0, "stages of columns in a step");
+    const format_args f = {a.p.w.group, a.p.w.scale_type};
+    const uint8_t *stage = mem.weights + weights.stage * a.stage_bytes;
+    const int g = at.lane >> 2;
+#pragma unroll
+    for (int pair = 0; pair < D::step / 64 / S::SUBS; pair++) {
+        barrier_wait(mem.full(1, columns.stage), columns.parity);
+        const uint64_t matrix = wgmma_matrix_at(at.columns_at, columns.stage * S::COLUMN_BYTES);
+#pragma unroll
+        for (int turn = 0; turn < 2; turn++) {
+            const int m = S::MT == 2 ? turn : 0, sub = S::MT == 2 ? pair : 2 * pair + turn;
+            step_row r0, r1;
+            r0.p[0] = stage + ((at.warp * S::MT + m) * 16 + g) * pitch<D>();
+            r1.p[0] = r0.p[0] + 8 * pitch<D>();
+            if (slips<D>()) {
+                r0.p[0] += (at.rows.code_slip[m][0] + at.step * code_bytes<D>()) & 15;
+                r1.p[0] += (at.rows.code_slip[m][1] + at.step * code_bytes<D>()) & 15;
+            }
+            r0.p[1] = r0.p[2] = r1.p[1] = r1.p[2] = NULL;
+
+            wgmma_wait<1>(); // the wgmma before the last: its operand is free
+            if (turn == 1) { // all that read the stage of columns before this one are over
+                barrier_arrive_if(at.held, mem.empty(1, at.last));
+                at.last = columns.stage;
+                at.held = true;
+            }
+            make_operand<D>(at.operand[turn], r0, r1, at.scales + m * 16 * scale_pitch<D>(), sub,
+                            at.lane, f);
+            multiply<W>(acc[turn], at.operand[turn],
+                        wgmma_matrix_at(matrix, S::MT == 2 ? 0 : turn * S::N * 128));
+        }
+        columns.next(a.column_stages);
+    }
+    barrier_arrive(mem.empty(0, weights.stage));
+    weights.next(a.weight_stages);
+    if (++at.step < at.steps)
+        at.bring_scales(a, mem, weights);
+    // ptxas finds registers for operands of several widths only if none is at work from one step to
+    // the next.
+    if (!is_least_width<D, S, S::N>())
+        wgmma_wait<0>();
+}
+
+template <class D, class S, int W = S::N>
+__device__ __forceinline__ void multiply_some(float (&acc)[2][S::N / 2], tile_walk<D, S> &at,
+                                              const wide_args &a, const block_memory &mem,
+                                              ring &weights, ring &columns, int count)
+{
+    if constexpr (is_least_width<D, S, W>())
+        multiply_step<D, S, W>(acc, at, a, mem, weights, columns);
+    else if (count > W - WIDTHS_APART<D>)
+        multiply_step<D, S, W>(acc, at, a, mem, weights, columns);
+    else
+        multiply_some<D, S, W - WIDTHS_APART<D>>(acc, at, a, mem, weights, columns, count);
+}
+
 // Sums of a warp's rows over k.
 template <class D, class S>
 __device__ __forceinline__ void
 main_loop(float (&acc)[2][S::N / 2], const wide_args &a, const block_memory &mem, ring &weights,
           ring &columns, const warp_rows<D, S> &rows, int warp, int lane, int count)
 {
-    static_assert(D::step % (64 * S::SUBS) == 0, "stages of columns in a step");
-    const format_args f = {a.p.w.group, a.p.w.scale_type};
-    uint32_t *scales = (uint32_t *)mem.scales + warp * S::MT * 16 * scale_pitch<D>();
-    const int steps = (int)((a.p.k + D::step - 1) / D::step);
-    const int g = lane >> 2;
-    const uint64_t columns_at = wgmma_matrix(mem.columns);
-    // Two operands, each with sums of its own, take turns: the halves of the rows, or even and odd
-    // parts along k. While wgmma reads one, the other is made.
-    uint32_t operand[2][16];
-    bool held = false; // stage `last` of columns is not given back yet
-    int last = 0;
-
-    int step = 0;
+    tile_walk<D, S> at;
+    at.rows = rows;
+    at.scales = (uint32_t *)mem.scales + warp * S::MT * 16 * scale_pitch<D>();
+    at.columns_at = wgmma_matrix(mem.columns);
+    at.warp = warp, at.lane = lane;
+    at.step = 0, at.steps = (int)((a.p.k + D::step - 1) / D::step);
+    at.held = false, at.last = 0;
+    at.bring_scales(a, mem, weights);
     settle<S>(acc);
-    do { // with a test first, the sums would be copied while wgmma are at work
-        barrier_wait(mem.full(0, weights.stage), weights.parity);
-        const uint8_t *stage = mem.weights + weights.stage * a.stage_bytes;
-        __syncwarp();
-        make_scales<D, S>(scales, a, stage, warp, lane, rows, step);
-        __syncwarp();
-#pragma unroll
-        for (int pair = 0; pair < D::step / 64 / S::SUBS; pair++) {
-            barrier_wait(mem.full(1, columns.stage), columns.parity);
-            const uint64_t matrix = wgmma_matrix_at(columns_at, columns.stage * S::COLUMN_BYTES);
-#pragma unroll
-            for (int turn = 0; turn < 2; turn++) {
-                const int m = S::MT == 2 ? turn : 0, sub = S::MT == 2 ? pair : 2 * pair + turn;
-                const uint8_t *at = stage + ((warp * S::MT + m) * 16 + g) * pitch<D>();
-                step_row r0, r1;
-                r0.p[0] = at;
-                r1.p[0] = at + 8 * pitch<D>();
-                if (slips<D>()) {
-                    r0.p[0] += (rows.code_slip[m][0] + step * code_bytes<D>()) & 15;
-                    r1.p[0] += (rows.code_slip[m][1] + step * code_bytes<D>()) & 15;
-                }
-                r0.p[1] = r0.p[2] = r1.p[1] = r1.p[2] = NULL;
-
-                wgmma_wait<1>(); // the wgmma before the last: its operand is free
-                if (turn == 1) { // all that read the stage of columns before this one are over
-                    barrier_arrive_if(held, mem.empty(1, last));
-                    last = columns.stage;
-                    held = true;
-                }
-                make_operand<D>(operand[turn], r0, r1, scales + m * 16 * scale_pitch<D>(), sub,
-                                lane, f);
-                multiply_some<S::N>(acc[turn], operand[turn],
-                                    wgmma_matrix_at(matrix, S::MT == 2 ? 0 : turn * S::N * 128),
-                                    count);
-            }
-            columns.next(a.column_stages);
-        }
-        barrier_arrive(mem.empty(0, weights.stage));
-        weights.next(a.weight_stages);
-    } while (++step < steps);
+    do // with a test first, the sums would be copied while wgmma are at work
+        multiply_some<D, S>(acc, at, a, mem, weights, columns, count);
+    while (at.step < at.steps);
     wgmma_wait<0>();
     settle<S>(acc);
-    barrier_arrive(mem.empty(1, last));
-}
-
-template <class D, class S>
-__device__ __forceinline__ warp_rows<D, S>
-rows_of_warp(const wide_args &a, int expert, int row_block, const int (&outputs)[S::MT], int lane)
-{
-    warp_rows<D, S> rows;
-    const bool two = a.p.up.plane[0] != NULL;
-    const gqmm_cuda_matrix *mine = two && (lane & 8) ? &a.p.up : &a.p.w;
-#pragma unroll
-    for (int m = 0; m < S::MT; m++) {
-        rows.slip[m] = 0;
-        const uint32_t row = (uint32_t)row_of<S>(a, row_block, outputs[m]);
-#pragma unroll
-        for (int plane = slips<D>() ? 0 : 1; plane < D::planes; plane++)
-            rows.slip[m] |= (int)(((uint32_t)(uintptr_t)mine->plane[plane] +
-                                   (uint32_t)expert * (uint32_t)mine->expert_stride[plane] +
-                                   row * (uint32_t)mine->row_stride[plane]) &
-                                  15)
-                            << 8 * plane;
-        if (slips<D>()) // the lanes of rows g and g + 8 know them
-            for (int h = 0; h < 2; h++)
-                rows.code_slip[m][h] =
-                    __shfl_sync(0xffffffffu, rows.slip[m], (lane >> 2) + 8 * h) & 15;
-    }
-    return rows;
+    barrier_arrive(mem.empty(1, at.last));
 }
 
 template <class D, class S>

@@ -41,9 +41,13 @@ __device__ __forceinline__ void store_whole(const float (&acc)[2][S::N / 2], con
     constexpr int n = parts<S, TWO>;
     uint8_t *y = (uint8_t *)a.p.y + (first + 2 * n * (lane & 3)) * 2;
     const int here = first + 2 * n * (lane & 3) < a.p.n ? count : 0;
+    constexpr int AT_ONCE = 2; // times eight columns, that one's latency be another's work
 #pragma unroll
-    for (int j = 0; j < S::N / 8; j++)
-        if (8 * j < count) {
+    for (int first_j = 0; first_j < S::N / 8; first_j += AT_ONCE) {
+        if (8 * first_j >= count)
+            break;
+#pragma unroll
+        for (int j = first_j; j < first_j + AT_ONCE && j < S::N / 8; j++) {
             uint32_t v[n];
 #pragma unroll
             for (int i = 0; i < n; i++)
@@ -59,6 +63,7 @@ __device__ __forceinline__ void store_whole(const float (&acc)[2][S::N / 2], con
                     *(uint32_t *)to = v[0];
             }
         }
+    }
 }
 
 // Number by number, for any y. Sums move down in their registers, so that this is short.
