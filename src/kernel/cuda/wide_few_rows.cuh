@@ -95,7 +95,7 @@ template <class D, bool TWO> struct lane_rows {
                   row = row_of(TWO, TWO ? wide_product::order_code<D>() : 0, warp, g, 0, 0);
         codes_at = row * ROW_BYTES<D> + ((t ^ (row & 7)) << 4);
         scales_at = scale_at(row) + 32 * t / a.p.w.group * 2;
-        block_scales = BLOCK / a.p.w.group * 2;
+        block_scales = a.row_scale_bytes / (STEP / BLOCK);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             columns_at[i] = column_at(g, t, i);
