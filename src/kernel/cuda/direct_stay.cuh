@@ -21,6 +21,7 @@ namespace gqmm
 constexpr int STAY_WARPS = 8, STAY_BLOCKS = 2; // of a block; of a multiprocessor
 constexpr int STAY_STAGES = 3;                 // of a warp's ring, one of them the one last read
 constexpr int STAY_ROUND = 8;                  // row tiles of a warp between two meetings
+constexpr int STAY_PAD = 2;                    // of them take as long as a tile's beginning
 
 template <bool DIGITAL> constexpr int STAY_COLUMNS = DIGITAL ? 8 / DIGITS : DIRECT_COLUMNS;
 template <bool DIGITAL> using stay_sum = std::conditional_t<DIGITAL, float2, float4>;
@@ -31,7 +32,8 @@ struct stay_plan {
     int warps; // of a block: whole times K / 256
     quick_divisor steps;
     int tiles;                       // of columns, at most
-    quick_divisor row_tiles, blocks; // blocks: of the launch
+    quick_divisor row_tiles, padded; // see direct_part
+    quick_divisor blocks;            // of the launch
     int group_bits;                  // 2^this times the warps share out K
     int ring, bytes;                 // of shared memory: where the warps' rings begin, all
 };
@@ -137,7 +139,8 @@ __device__ __forceinline__ void multiply_held(const gqmm_cuda_product &p, const 
     if (!p.ids_early)
         wait_for_previous();
     const direct_columns tiles(pairs, p, plan.tiles, STAY_COLUMNS<DIGITAL>, DIGITAL);
-    const direct_part<int> part(tiles.count * plan.row_tiles.by, plan.group_bits, plan.blocks);
+    const direct_part<int> part(tiles.count, plan.row_tiles.by, plan.padded, plan.group_bits,
+                                plan.blocks);
     const int end = part.end;
     int at = part.at;
     weights.at = at;
@@ -162,19 +165,22 @@ __device__ __forceinline__ void multiply_held(const gqmm_cuda_product &p, const 
     };
     if (at < end)
         tiles.set(both_columns[0], p, at / plan.row_tiles);
-    bool loaded = !p.ids_early; // ahead of weights, which keep memory busy
-    if (loaded && at < end) {
+    if (!p.ids_early && at < end) { // ahead of weights, which keep memory busy
         __syncthreads();
         load_x(both_columns[0]);
     }
 #pragma unroll 1
     for (int i = ring; i < last_stage; i += L::stage_bytes)
         ask(i);
-    if (p.ids_early)
-        wait_for_previous();
-    let_next_start();
     __syncthreads();
+    if (p.ids_early) {
+        wait_for_previous();
+        if (at < end)
+            load_x(both_columns[0]);
+    }
+    let_next_start();
 
+    bool loaded = true;
     int stage = ring, free = last_stage; // to read next; the one read before
     for (int b = 0; at < end; b ^= 1) {
         const direct_stretch now(at, end, plan.row_tiles);
@@ -253,7 +259,8 @@ template <> constexpr bool stays<lane_nibbles<64, true>> = true;
 // Whether quick divisors serve.
 inline bool is_quick(const gqmm_cuda_product *p)
 {
-    const double row_tiles = (double)p->n / 8, tiles = (double)tiles_of(p, DIRECT_COLUMNS);
+    const double row_tiles = (double)p->n / 8 + 8 * STAY_PAD;
+    const double tiles = (double)tiles_of(p, DIRECT_COLUMNS);
     const double by = row_tiles > 512 ? row_tiles : 512; // or blocks
     return tiles * row_tiles * by < 4294967296.0;
 }
@@ -288,6 +295,7 @@ template <class L, bool DIGITAL> stay_plan plan_stay(const gqmm_cuda_product *p)
     plan.row_tiles = quick_divisor::of((int)(p->n / (p->up.plane[0] ? 8 : 16)));
     while (steps << (plan.group_bits + 1) <= plan.warps)
         plan.group_bits++;
+    plan.padded = quick_divisor::of(plan.row_tiles.by + (STAY_PAD << plan.group_bits));
     const int64_t turns = (((int64_t)plan.tiles * plan.row_tiles.by - 1) >> plan.group_bits) + 1;
     const int64_t most = (int64_t)STAY_BLOCKS * multiprocessors();
     plan.blocks = quick_divisor::of((int)(turns < most ? turns : most));

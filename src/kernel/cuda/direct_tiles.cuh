@@ -127,13 +127,22 @@ template <class I> struct direct_part {
         end = after < all ? after : all;
     }
 
-    // The same by `blocks`, with 2^group_bits groups.
-    __device__ __forceinline__ direct_part(int all, int group_bits, quick_divisor blocks)
+    // The same by `blocks`, with 2^group_bits groups, of `tiles` of columns with row_tiles each. A
+    // tile counts `padded` row tiles: what is more stands for its beginning, which a block that has
+    // begun with another tile pays for besides its own.
+    __device__ __forceinline__ direct_part(int tiles, int row_tiles, quick_divisor padded,
+                                           int group_bits, quick_divisor blocks)
     {
+        const int pad = padded.by - row_tiles, all = max(tiles * padded.by - pad, 0);
         const int turns = (all + (1 << group_bits) - 1) >> group_bits, block = (int)blockIdx.x;
         const int each = turns / blocks, more = turns - each * blocks.by;
-        at = (block * each + min(block, more)) << group_bits;
-        end = min(((block + 1) * each + min(block + 1, more)) << group_bits, all);
+        const auto place = [&](int i) {
+            const int v = min((i * each + min(i, more)) << group_bits, all) + pad;
+            const int tile = v / padded;
+            return tile * row_tiles + max(v - tile * padded.by - pad, 0);
+        };
+        at = place(block);
+        end = place(block + 1);
     }
 };
 
