@@ -26,10 +26,30 @@ static bool check_direct_plan(const gqmm_cuda_product &p, int path, bool (*fail)
            fail("sm_%d: %d bytes for each of %d blocks", path, plan.bytes, plan.blocks);
 }
 
+// Blocks follow one another from the first row tile to the last one, and none has more turns of the
+// warps than what is padded gives it.
+static bool check_parts(const stay_plan &plan, int tiles)
+{
+    const int blocks = plan.blocks.by, groups = 1 << plan.group_bits;
+    const int most = (tiles * plan.padded.by / groups / blocks + 2) * groups;
+    int last = 0;
+    bool ok = true;
+    for (int i = 0; i <= blocks; i++) {
+        const int at = direct_part<int>::begin(i, tiles, plan.row_tiles.by, plan.padded,
+                                               plan.group_bits, plan.blocks);
+        ok = ok && at >= last && at - last <= most && (i > 0 || at == 0);
+        last = at;
+    }
+    return ok && last == tiles * plan.row_tiles.by;
+}
+
 template <class L, bool DIGITAL>
 static bool check_stay_plan(const gqmm_cuda_product &p, bool (*fail)(const char *, ...))
 {
     const stay_plan plan = plan_stay<L, DIGITAL>(&p);
+    for (int tiles = 0, by = plan.tiles / 5 + 1; tiles <= plan.tiles; tiles += by)
+        if (!check_parts(plan, tiles))
+            return fail("%d blocks of %d x %d row tiles", plan.blocks.by, tiles, plan.row_tiles.by);
     const int steps = (int)(p.k / 256), ring = plan.warps * STAY_STAGES * L::stage_bytes;
     const int own = (int)(2 * sizeof(column_set<DIRECT_COLUMNS>) + sizeof(direct_pairs)) + 1024;
     return (plan.warps == steps << plan.group_bits && plan.warps <= STAY_WARPS &&

@@ -106,9 +106,9 @@ struct quick_divisor {
     }
 };
 
-__device__ __forceinline__ int operator/(int a, quick_divisor d)
+GQMM_HD inline int operator/(int a, quick_divisor d)
 {
-    return d.by == 1 ? a : (int)__umulhi((uint32_t)a, d.inverse);
+    return d.by == 1 ? a : (int)((uint64_t)(uint32_t)a * d.inverse >> 32);
 }
 
 // The block's part of a launch's row tiles: whole turns of the warps, `groups` row tiles each, so
@@ -127,22 +127,26 @@ template <class I> struct direct_part {
         end = after < all ? after : all;
     }
 
-    // The same by `blocks`, with 2^group_bits groups, of `tiles` of columns with row_tiles each. A
-    // tile counts `padded` row tiles: what is more stands for its beginning, which a block that has
-    // begun with another tile pays for besides its own.
+    // The same by `blocks`, with 2^group_bits groups, of `tiles` of columns with row_tiles each.
     __device__ __forceinline__ direct_part(int tiles, int row_tiles, quick_divisor padded,
                                            int group_bits, quick_divisor blocks)
+        : at(begin((int)blockIdx.x, tiles, row_tiles, padded, group_bits, blocks)),
+          end(begin((int)blockIdx.x + 1, tiles, row_tiles, padded, group_bits, blocks))
     {
-        const int pad = padded.by - row_tiles, all = max(tiles * padded.by - pad, 0);
-        const int turns = (all + (1 << group_bits) - 1) >> group_bits, block = (int)blockIdx.x;
+    }
+
+    // Where a block begins. A tile counts `padded` row tiles: what is more stands for its
+    // beginning, which a block that has begun with another tile pays for besides its own.
+    GQMM_HD static int begin(int block, int tiles, int row_tiles, quick_divisor padded,
+                             int group_bits, quick_divisor blocks)
+    {
+        const int pad = padded.by - row_tiles, all = tiles > 0 ? tiles * padded.by - pad : 0;
+        const int turns = (all + (1 << group_bits) - 1) >> group_bits;
         const int each = turns / blocks, more = turns - each * blocks.by;
-        const auto place = [&](int i) {
-            const int v = min((i * each + min(i, more)) << group_bits, all) + pad;
-            const int tile = v / padded;
-            return tile * row_tiles + max(v - tile * padded.by - pad, 0);
-        };
-        at = place(block);
-        end = place(block + 1);
+        const int before = (block * each + (block < more ? block : more)) << group_bits;
+        const int at = (before < all ? before : all) + pad, tile = at / padded;
+        const int left = at - tile * padded.by - pad;
+        return tile * row_tiles + (left > 0 ? left : 0);
     }
 };
 
