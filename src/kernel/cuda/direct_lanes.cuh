@@ -68,6 +68,8 @@ __device__ __forceinline__ void copy_to(uint32_t to, const uint8_t *from)
 //   numbers of column lane / 4, and sums of groups: sum(group) of columns 2 t and 2 t + 1 or, where
 //   it has PARTS, those of a matrix instruction's right operand.
 //   multiply_digits(): the same with digits; OFFSETS: it wants their sums, OFFSET_TIMES as large
+//   PAIRS: two warps with neighbouring steps may bring them together. Then rows and places have a
+//   `part`, and multiply_digits() reads the heads of blocks so many bytes behind their place
 
 // Groups of 64 or 128 with scales of 16 bits; OFFSET: affine, else symmetric about 8.
 template <int G, bool OFFSET> struct lane_nibbles {
@@ -75,7 +77,7 @@ template <int G, bool OFFSET> struct lane_nibbles {
     static constexpr int BEHIND = 16 * DIRECT_PITCH, PLANE = 16 * N * 2; // of scales
     static constexpr float TIMES = OFFSET ? 1.0f : -8.0f;                // sums of numbers
     static constexpr int stage_bytes = BEHIND + SCALES * PLANE, pays_from = 80;
-    static constexpr bool OFFSETS = OFFSET;
+    static constexpr bool OFFSETS = OFFSET, PAIRS = false;
     static constexpr float OFFSET_TIMES = 16.0f;
 
     GQMM_HD static constexpr int bytes(int plane)
@@ -274,7 +276,7 @@ template <int G, bool OFFSET> struct lane_nibbles {
     // The same for digits, see direct_digits.cuh.
     template <class X>
     __device__ __forceinline__ static void multiply_digits(float (&acc)[4], const uint8_t *stage,
-                                                           const X &x, int g, int t)
+                                                           const X &x, int g, int t, int)
     {
         const uint8_t *row = stage + g * DIRECT_PITCH + t * 8, *at = stage + BEHIND + g * (N * 2);
         uint32_t s[2][N / 2], o[2][N / 2];

@@ -11,7 +11,7 @@ namespace gqmm
 struct lane_q4_k {
     static constexpr int N = 8, planes = 1, APART = 1, BLOCK = 144;
     static constexpr int stage_bytes = 16 * DIRECT_PITCH, pays_from = 200;
-    static constexpr bool OFFSETS = true;
+    static constexpr bool OFFSETS = true, PAIRS = true;
     static constexpr float OFFSET_TIMES = 0x1p104f; // minima are subnormal
 
     GQMM_HD static constexpr int bytes(int)
@@ -19,43 +19,65 @@ struct lane_q4_k {
         return BLOCK;
     }
 
-    // Pieces of 16 bytes, nine to a row: lane, 32 further and so on.
-    struct places {
-        int to[5];
+    // Blocks of a row are 4.5 sectors of 32 bytes. Where two warps have two that begin with a whole
+    // sector, the first brings five of them, with the head of the other's block at the end of its
+    // rows, and the second four.
+    enum part { WHOLE, FIRST, SECOND };
+    static constexpr int HEAD = BLOCK; // of the second's block, in rows of the first
 
-        __device__ __forceinline__ explicit places(int lane)
+    // Pieces of 16 bytes of a row.
+    __device__ __forceinline__ static int pieces(part is)
+    {
+        return BLOCK / 16 + (is == FIRST) - (is == SECOND);
+    }
+
+    __device__ __forceinline__ static int first_piece(part is)
+    {
+        return is == SECOND;
+    }
+
+    // Lanes bring three rows, the next three, and two, then the same of the last eight rows.
+    struct places {
+        int to[1];
+
+        __device__ __forceinline__ explicit places(int lane, part is = WHOLE)
+            : to{lane / pieces(is) * DIRECT_PITCH + (lane % pieces(is) + first_piece(is)) * 16}
         {
-#pragma unroll
-            for (int i = 0; i < 5; i++)
-                to[i] = (lane + 32 * i) / 9 * DIRECT_PITCH + (lane + 32 * i) % 9 * 16;
         }
     };
 
     struct rows {
-        const uint8_t *from[5];
+        const uint8_t *from[1];
+        int64_t three, half;
+        part is = WHOLE;
 
         __device__ __forceinline__ void set(const gqmm_cuda_matrix &w, int64_t row,
                                             const int64_t (&second)[1], int lane)
         {
-            const uint8_t *first = w.plane[0] + row * w.row_stride[0];
-#pragma unroll
-            for (int i = 0; i < 5; i++) {
-                const int c = lane + 32 * i, r = c / 9;
-                from[i] = first + r % 8 * w.row_stride[0] + (r & 8 ? second[0] : 0) + c % 9 * 16;
-            }
+            const int n = pieces(is);
+            three = 3 * w.row_stride[0];
+            half = second[0];
+            from[0] =
+                w.plane[0] + (row + lane / n) * w.row_stride[0] + (lane % n + first_piece(is)) * 16;
         }
         __device__ __forceinline__ void move(const int64_t (&by)[1])
         {
-#pragma unroll
-            for (int i = 0; i < 5; i++)
-                from[i] += by[0];
+            from[0] += by[0];
         }
         __device__ __forceinline__ void bring(uint32_t stage, const places &at, int lane) const
         {
-#pragma unroll
-            for (int i = 0; i < 5; i++)
-                if (i < 4 || lane < 16)
-                    copy_to<16>(stage + at.to[i], from[i]);
+            const uint32_t to = stage + at.to[0];
+            const int n = pieces(is);
+            if (lane >= 3 * n)
+                return;
+            copy_to<16>(to, from[0]);
+            copy_to<16, 3 * DIRECT_PITCH>(to, from[0] + three);
+            copy_to<16, 8 * DIRECT_PITCH>(to, from[0] + half);
+            copy_to<16, 11 * DIRECT_PITCH>(to, from[0] + half + three);
+            if (lane < 2 * n) {
+                copy_to<16, 6 * DIRECT_PITCH>(to, from[0] + 2 * three);
+                copy_to<16, 14 * DIRECT_PITCH>(to, from[0] + half + 2 * three);
+            }
         }
     };
 
@@ -200,10 +222,10 @@ struct lane_q4_k {
 
     template <class X>
     __device__ __forceinline__ static void multiply_digits(float (&acc)[4], const uint8_t *stage,
-                                                           const X &x, int g, int t)
+                                                           const X &x, int g, int t, int heads)
     {
-        const uint8_t *row = stage + g * DIRECT_PITCH;
-        const uint4 head[2] = {*(const uint4 *)row, *(const uint4 *)(row + 8 * DIRECT_PITCH)};
+        const uint8_t *row = stage + g * DIRECT_PITCH, *from = row + heads;
+        const uint4 head[2] = {*(const uint4 *)from, *(const uint4 *)(from + 8 * DIRECT_PITCH)};
         uint32_t scale[2][2], minima[2];
         unpack(scale[0], minima[0], head[0], t);
         unpack(scale[1], minima[1], head[1], t);

@@ -132,6 +132,15 @@ __device__ __forceinline__ void multiply_held(const gqmm_cuda_product &p, const 
     keep(ring);
     const int last_stage = ring + (STAY_STAGES - 1) * L::stage_bytes;
     direct_asker<L, int, true> weights(p, own_share, lane);
+    int heads = 0; // of blocks, behind the others of their rows
+    const bool in_pairs = L::PAIRS && steps % 2 == 0;
+    if constexpr (L::PAIRS)
+        if (in_pairs) {
+            const typename L::part part = step % 2 ? L::SECOND : L::FIRST;
+            weights.rows.is = part;
+            weights.places = typename L::places(lane, part);
+            heads = step % 2 ? L::HEAD - STAY_STAGES * L::stage_bytes : 0;
+        }
 #pragma unroll
     for (int &to : weights.places.to)
         keep(to);
@@ -212,12 +221,15 @@ __device__ __forceinline__ void multiply_held(const gqmm_cuda_product &p, const 
 #pragma unroll 1
             for (int i = group; i < n; i += groups, to += groups * steps * 32) {
                 copies_wait<STAY_STAGES - 2>();
-                __syncwarp();
+                if (in_pairs)
+                    asm volatile("bar.sync %0, 64;" ::"r"(warp / 2 + 1) : "memory");
+                else
+                    __syncwarp();
                 ask(free);
                 float acc[4] = {};
                 const uint8_t *here = (const uint8_t *)__cvta_shared_to_generic(stage);
                 if constexpr (DIGITAL)
-                    L::multiply_digits(acc, here, x, g, t);
+                    L::multiply_digits(acc, here, x, g, t, heads);
                 else
                     L::template multiply<1>(acc, here, x, g, t);
                 free = stage;
