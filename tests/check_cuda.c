@@ -41,7 +41,7 @@ static const walk_row walk[] = {
     {"moe_int8", moe_int8, "int4_g128"},
     {"tokens", moe_tokens, "q4_k q8_0 mxfp4 affine4_g64_bf16 int4_g64"},
     {"mixed", moe_mixed, ""},
-    {"eights", moe_eights, "int4_g128 affine4_g64_bf16"},
+    {"eights", moe_eights, "int4_g128 affine4_g64_bf16 mxfp4 mlx_mxfp4"},
     {"prompts", moe_prompts, ""},
     {"experts", moe_experts, ""},
     {"far_weights", far_weights, "q4_0 affine4_g64_bf16"},

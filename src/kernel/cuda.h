@@ -192,10 +192,10 @@ typedef struct gqmm_cuda_family {
     int (*rows)(const gqmm_cuda_rows *r, gqmm_stream s);
     /* Few tokens; sum_fits says whether these sizes are served. */
     int (*sum)(const gqmm_cuda_sum *c, int path, gqmm_stream s);
-    bool (*sum_fits)(const gqmm_cuda_sum *c);
-    /* One token; few_fits says whether these sizes are served. */
+    bool (*sum_fits)(const gqmm_cuda_sum *c, int path);
+    /* One token; few_fits says whether these sizes are served, and not faster by product(). */
     int (*few)(const gqmm_cuda_few *c, int path, gqmm_stream s);
-    bool (*few_fits)(const gqmm_cuda_few *c);
+    bool (*few_fits)(const gqmm_cuda_few *c, int path);
     /* Whether on sm_90 product() in tiles of eight columns beats wide() where experts have `mean`
      * columns each. Of list only tile_columns and most_tiles are read. */
     bool (*eights_fit)(const gqmm_cuda_product *p, double mean);

@@ -50,15 +50,37 @@ static bool check_stay_plan(const gqmm_cuda_product &p, bool (*fail)(const char 
     for (int tiles = 0, by = plan.tiles / 5 + 1; tiles <= plan.tiles; tiles += by)
         if (!check_parts(plan, tiles))
             return fail("%d blocks of %d x %d row tiles", plan.blocks.by, tiles, plan.row_tiles.by);
-    const int steps = (int)(p.k / 256), ring = plan.warps * STAY_STAGES * L::stage_bytes;
+    const int steps = (int)((p.k + stay_step<L> - 1) / stay_step<L>),
+              ring = plan.warps * STAY_STAGES * L::stage_bytes;
     const int own = (int)(2 * sizeof(column_set<DIRECT_COLUMNS>) + sizeof(direct_pairs)) + 1024;
-    return (plan.warps == steps << plan.group_bits && plan.warps <= STAY_WARPS &&
+    return (plan.warps == steps << plan.group_bits && plan.warps <= stay_warps<L> &&
             plan.steps.by == steps &&
-            plan.ring == plan.warps * STAY_ROUND * (DIGITAL ? 256 : 512) &&
+            plan.ring == plan.warps * stay_round<L> * (DIGITAL ? 256 : 512) &&
             plan.bytes == plan.ring + ring &&
-            STAY_BLOCKS * (plan.bytes + own) <= (227 + 1) * 1024) ||
+            stay_blocks<L> * (plan.bytes + own) <=
+                (227 + 1) * 1024 - (stay_blocks<L> < 2) * 1024) ||
            fail("%d warps for %d steps, %d bytes of which rings begin at %d", plan.warps, steps,
                 plan.bytes, plan.ring);
+}
+
+// Of E2M1 codes, in pairs and in tiles of a list.
+template <class D>
+static bool check_fp4_plan(gqmm_cuda_product p, int path, bool (*fail)(const char *, ...))
+{
+    if constexpr (has_fp4<D>) {
+        p.w.aligned = p.up.aligned = 1;
+        for (int i = 0; i < 2; i++)
+            p.w.row_stride[i] = p.up.row_stride[i] = 2 * p.k;
+        const bool served = is_for_fp4<D>(&p, path);
+        const int per_tile = p.up.plane[0] ? 8 : 16;
+        const bool wanted = path == GQMM_CUDA_SM90 && p.x_type == GQMM_BF16 && p.rhs && p.m == 1 &&
+                            p.n % per_tile == 0 && p.n_pairs <= DIRECT_PAIRS && is_quick(&p) &&
+                            p.k <= stay_warps<lane_fp4<D>> * stay_step<lane_fp4<D>>;
+        return served == wanted
+                   ? !served || check_stay_plan<lane_fp4<D>, false>(p, fail)
+                   : fail("sm_%d: [%d, %d] of E2M1 codes: %d", path, (int)p.n, (int)p.k, served);
+    }
+    return true;
 }
 
 static bool check_direct_plans(const direct_lanes<> *, const gqmm_cuda_product &, int,

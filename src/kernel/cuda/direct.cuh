@@ -320,9 +320,40 @@ template <> struct lanes_of<dec_affine4> {
     typedef direct_lanes<lane_nibbles<64, true>, lane_nibbles<128, true>> list;
 };
 
+// The layout of formats of E2M1 codes.
+template <class D>
+constexpr bool has_fp4 = std::is_same<D, dec_mxfp4>::value || std::is_same<D, dec_mlx_mxfp4>::value;
+
+template <class D> bool is_for_fp4(const gqmm_cuda_product *p, int path)
+{
+    if constexpr (has_fp4<D>)
+        return fp4_fits<lane_fp4<D>>(p, path);
+    return false;
+}
+
+constexpr double FP4_BEATS_FEW = 64; // steps of a multiprocessor
+
+// Whether gate and up of one token are faster as those of several.
+template <class D> bool fp4_beats_few(const gqmm_cuda_few *c, int path)
+{
+    gqmm_cuda_product p = {};
+    p.w = c->w;
+    p.up = c->up;
+    p.n = c->w.n_rows;
+    p.k = c->w.n_cols;
+    p.x_type = GQMM_BF16;
+    p.n_pairs = c->choice.n_slots;
+    p.m = 1;
+    p.rhs = (const int32_t *)c; // any
+    return is_for_fp4<D>(&p, path) && direct_steps(&p) >= FP4_BEATS_FEW;
+}
+
 template <class D> int best_product(const gqmm_cuda_product *p, int path, gqmm_stream s)
 {
     bool done;
+    if constexpr (has_fp4<D>)
+        if (is_for_fp4<D>(p, path) && x_aligned(p))
+            return stay<lane_fp4<D>, false>(p, path, s);
     const int error = lanes_of<D>::list::run(p, path, s, &done);
     return done ? error : product<D>(p, path, s);
 }
@@ -330,11 +361,11 @@ template <class D> int best_product(const gqmm_cuda_product *p, int path, gqmm_s
 // By sizes and strides.
 template <class D> bool eights_fit(const gqmm_cuda_product *p)
 {
-    return lanes_of<D>::list::stay(p, GQMM_CUDA_SM90);
+    return lanes_of<D>::list::stay(p, GQMM_CUDA_SM90) || is_for_fp4<D>(p, GQMM_CUDA_SM90);
 }
 
 // One launch for down and the weighted sum pays where the product has no better one.
-template <class D> bool best_sum_fits(const gqmm_cuda_sum *c)
+template <class D> bool best_sum_fits(const gqmm_cuda_sum *c, int path)
 {
     gqmm_cuda_product p = {};
     p.w = c->w;
@@ -344,7 +375,8 @@ template <class D> bool best_sum_fits(const gqmm_cuda_sum *c)
     p.n_pairs = c->n_tokens * c->n_slots;
     p.m = 1;
     p.rhs = (const int32_t *)c; // any: it only tells that there are ids
-    return sum_fits<D>(c) && !lanes_of<D>::list::fit(&p, GQMM_CUDA_SM90);
+    return sum_fits<D>(c) && !lanes_of<D>::list::fit(&p, GQMM_CUDA_SM90) &&
+           !is_for_fp4<D>(&p, path);
 }
 
 } // namespace gqmm

@@ -8,6 +8,7 @@
 #define GQMM_KERNEL_CUDA_DIRECT_STAY_CUH
 
 #include "kernel/cuda/direct_digits.cuh"
+#include "kernel/cuda/direct_fp4.cuh"
 #include "kernel/cuda/direct_q4_k.cuh"
 #include "kernel/cuda/direct_walk.cuh"
 #include "kernel/cuda/epilogue.cuh"
@@ -25,7 +26,24 @@ constexpr int STAY_PAD = 2;                    // of them take as long as a tile
 
 template <bool DIGITAL> constexpr int STAY_COLUMNS = DIGITAL ? 8 / DIGITS : DIRECT_COLUMNS;
 template <bool DIGITAL> using stay_sum = std::conditional_t<DIGITAL, float2, float4>;
-template <class L, bool DIGITAL> using stay_x = std::conditional_t<DIGITAL, digits<L>, held<L>>;
+
+// Layouts that have numbers of their own have more warps in a block, to which one is enough.
+template <class L> constexpr bool is_fp4 = false;
+template <class D> constexpr bool is_fp4<lane_fp4<D>> = true;
+template <class L> constexpr int stay_warps = STAY_WARPS;
+template <class D> constexpr int stay_warps<lane_fp4<D>> = lane_fp4<D>::WARPS;
+template <class L> constexpr int stay_blocks = is_fp4<L> ? 1 : STAY_BLOCKS;
+template <class L> constexpr int stay_step = HELD;
+template <class D> constexpr int stay_step<lane_fp4<D>> = lane_fp4<D>::PIECES * 32;
+template <class L> constexpr int stay_round = is_fp4<L> ? 12 : STAY_ROUND;
+
+template <class L, bool DIGITAL> struct stay_numbers {
+    typedef std::conditional_t<DIGITAL, digits<L>, held<L>> type;
+};
+template <class D> struct stay_numbers<lane_fp4<D>, false> {
+    typedef held_fp4<lane_fp4<D>> type;
+};
+template <class L, bool DIGITAL> using stay_x = typename stay_numbers<L, DIGITAL>::type;
 
 // Host's choices for a launch.
 struct stay_plan {
@@ -51,10 +69,10 @@ __device__ __forceinline__ void keep_sums(float2 *to, const float (&acc)[4], flo
 
 // Adds up what `parts` warps found, for `tiles` row tiles from output `row` on, and stores it: a
 // warp takes a row tile, each lane what it has of it after a matrix instruction.
-__device__ __forceinline__ void add_up(const float4 *sums, int parts, int tiles,
-                                       const gqmm_cuda_product &p,
-                                       const column_set<DIRECT_COLUMNS> &c, int64_t row, int warp,
-                                       int warps, int lane)
+template <int MOST>
+__device__ __forceinline__ void
+add_up(const float4 *sums, int parts, int tiles, const gqmm_cuda_product &p,
+       const column_set<DIRECT_COLUMNS> &c, int64_t row, int warp, int warps, int lane)
 {
     const bool two = p.up.plane[0] != NULL;
     const int col = (lane & 3) * 2;
@@ -64,7 +82,7 @@ __device__ __forceinline__ void add_up(const float4 *sums, int parts, int tiles,
         const float4 *from = sums + tile * parts * 32 + lane;
         float4 sum = from[0];
 #pragma unroll
-        for (int k = 1; k < STAY_WARPS; k++)
+        for (int k = 1; k < MOST; k++)
             if (k < parts) {
                 const float4 v = from[k * 32];
                 sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
@@ -84,10 +102,10 @@ __device__ __forceinline__ void add_up(const float4 *sums, int parts, int tiles,
 }
 
 // The same of digits: a quad has two columns, two lanes of it their digits.
-__device__ __forceinline__ void add_up(const float2 *sums, int parts, int tiles,
-                                       const gqmm_cuda_product &p,
-                                       const column_set<DIRECT_COLUMNS> &c, int64_t row, int warp,
-                                       int warps, int lane)
+template <int MOST>
+__device__ __forceinline__ void
+add_up(const float2 *sums, int parts, int tiles, const gqmm_cuda_product &p,
+       const column_set<DIRECT_COLUMNS> &c, int64_t row, int warp, int warps, int lane)
 {
     const bool two = p.up.plane[0] != NULL;
     const int col = lane >> 1 & 1, upper = lane & 1;
@@ -95,7 +113,7 @@ __device__ __forceinline__ void add_up(const float2 *sums, int parts, int tiles,
         const float2 *from = sums + tile * parts * 32 + lane;
         float2 sum = from[0];
 #pragma unroll
-        for (int k = 1; k < STAY_WARPS; k++)
+        for (int k = 1; k < MOST; k++)
             if (k < parts) {
                 const float2 v = from[k * 32];
                 sum = make_float2(sum.x + v.x, sum.y + v.y);
@@ -123,7 +141,7 @@ __device__ __forceinline__ void multiply_held(const gqmm_cuda_product &p, const 
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5, g = lane >> 2,
               t = lane & 3;
     const int steps = plan.steps.by, group = warp / plan.steps, step = warp - group * steps;
-    const int groups = 1 << plan.group_bits, chunk = STAY_ROUND * groups;
+    const int groups = 1 << plan.group_bits, chunk = stay_round<L> * groups;
     const int per_tile = p.up.plane[0] ? 8 : 16;
     const direct_share own_share = {step, 1, group, plan.group_bits, 1, per_tile};
     typedef stay_sum<DIGITAL> sum_type;
@@ -160,12 +178,16 @@ __device__ __forceinline__ void multiply_held(const gqmm_cuda_product &p, const 
         weights.bring((uint32_t)stage, own_share, lane);
     };
     stay_x<L, DIGITAL> x;
+    if constexpr (is_fp4<L>)
+        L::begin(weights.rows, x, p, step, lane);
     const auto load_x = [&](const column_set<DIRECT_COLUMNS> &c) {
         const int own = DIGITAL ? lane / 16 : g;
         const int64_t x_at = own < c.count ? c.x_at[own] : -1;
-        const uint16_t *row = x_at < 0 ? NULL : (const uint16_t *)p.x + x_at + step * HELD;
+        const uint16_t *row = x_at < 0 ? NULL : (const uint16_t *)p.x + x_at + step * stay_step<L>;
         if constexpr (DIGITAL) {
             x.load(row, lane);
+        } else if constexpr (is_fp4<L>) {
+            x.load(row, (int)p.k - step * stay_step<L>, t);
         } else {
             x = {};
             if (row)
@@ -242,15 +264,15 @@ __device__ __forceinline__ void multiply_held(const gqmm_cuda_product &p, const 
                 keep_sums(to, acc, post);
             }
             __syncthreads();
-            add_up(sums, steps, n, p, c, (int64_t)(now.first + first) * per_tile, warp, plan.warps,
-                   lane);
+            add_up<stay_warps<L>>(sums, steps, n, p, c, (int64_t)(now.first + first) * per_tile,
+                                  warp, plan.warps, lane);
             __syncthreads();
         }
     }
 }
 
 template <class L, bool DIGITAL>
-__global__ void __launch_bounds__(STAY_WARPS * 32, STAY_BLOCKS)
+__global__ void __launch_bounds__(stay_warps<L> * 32, stay_blocks<L>)
     stay_kernel(const __grid_constant__ gqmm_cuda_product p, const __grid_constant__ stay_plan plan)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) // elsewhere nobody launches it
@@ -297,29 +319,42 @@ template <class L> bool digits_fit(const gqmm_cuda_product *p, int path)
            p->m == 1 && (double)p->n_pairs <= most_digits<L> * p->w.n_experts && is_quick(p);
 }
 
+// The same of E2M1 codes, which direct.cuh does not serve: up to eight columns of each of several
+// experts.
+template <class L> bool fp4_fits(const gqmm_cuda_product *p, int path)
+{
+    const int per_tile = p->up.plane[0] ? 8 : 16;
+    return path == GQMM_CUDA_SM90 && p->x_type == GQMM_BF16 && p->k > 0 && p->k % 32 == 0 &&
+           p->k <= stay_warps<L> * stay_step<L> && p->n > 0 && p->n % per_tile == 0 && p->rhs &&
+           p->m == 1 && columns_of_tile(p) <= DIRECT_COLUMNS && p->w.n_experts <= INT16_MAX &&
+           (p->list.tiles || p->n_pairs <= DIRECT_PAIRS) && is_quick(p) && L::fits(p);
+}
+
 template <class L, bool DIGITAL> stay_plan plan_stay(const gqmm_cuda_product *p)
 {
-    const int steps = (int)(p->k / HELD);
+    const int steps = (int)((p->k + stay_step<L> - 1) / stay_step<L>);
     stay_plan plan = {};
-    plan.warps = STAY_WARPS / steps * steps;
+    while (steps << (plan.group_bits + 1) <= stay_warps<L>)
+        plan.group_bits++;
+    plan.warps = steps << plan.group_bits;
     plan.tiles = (int)tiles_of(p, DIRECT_COLUMNS);
     plan.steps = quick_divisor::of(steps);
     plan.row_tiles = quick_divisor::of((int)(p->n / (p->up.plane[0] ? 8 : 16)));
-    while (steps << (plan.group_bits + 1) <= plan.warps)
-        plan.group_bits++;
     plan.padded = quick_divisor::of(plan.row_tiles.by + (STAY_PAD << plan.group_bits));
     const int64_t turns = (((int64_t)plan.tiles * plan.row_tiles.by - 1) >> plan.group_bits) + 1;
-    const int64_t most = (int64_t)STAY_BLOCKS * multiprocessors();
+    const int64_t most = (int64_t)stay_blocks<L> * multiprocessors();
     plan.blocks = quick_divisor::of((int)(turns < most ? turns : most));
-    plan.ring = STAY_ROUND * plan.warps * 32 * (int)sizeof(stay_sum<DIGITAL>);
+    plan.ring = stay_round<L> * plan.warps * 32 * (int)sizeof(stay_sum<DIGITAL>);
     plan.bytes = plan.ring + plan.warps * STAY_STAGES * L::stage_bytes;
     return plan;
 }
 
 template <class L, bool DIGITAL> int stay(const gqmm_cuda_product *p, int path, gqmm_stream s)
 {
-    static_assert(STAY_WARPS * (STAY_ROUND * 512 + STAY_STAGES * L::stage_bytes) <= STAY_MEMORY,
-                  "both blocks fit");
+    static_assert(stay_blocks<L> * stay_warps<L> *
+                          (stay_round<L> * 512 + STAY_STAGES * L::stage_bytes) <=
+                      STAY_BLOCKS * STAY_MEMORY,
+                  "all blocks fit");
     const stay_plan plan = plan_stay<L, DIGITAL>(p);
     return launch(stay_kernel<L, DIGITAL>, dim3((unsigned)plan.blocks.by),
                   dim3((unsigned)plan.warps * 32), (size_t)plan.bytes, s, path, *p, plan);

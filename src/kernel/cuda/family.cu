@@ -40,6 +40,11 @@ static bool eights_fit(const gqmm_cuda_product *p, double mean)
     return mean <= most && gqmm::eights_fit<decoder>(p);
 }
 
+static bool few_fits(const gqmm_cuda_few *c, int path)
+{
+    return gqmm::few_fits<decoder>(c) && !gqmm::fp4_beats_few<decoder>(c, path);
+}
+
 extern "C" const gqmm_cuda_family OBJECT(GQMM_FAMILY) = {
     TEXT(GQMM_FAMILY),
     gqmm::first_product<decoder>,
@@ -48,7 +53,7 @@ extern "C" const gqmm_cuda_family OBJECT(GQMM_FAMILY) = {
     gqmm::sum<decoder>,
     gqmm::best_sum_fits<decoder>,
     gqmm::few<decoder>,
-    gqmm::few_fits<decoder>,
+    few_fits,
     eights_fit,
     gqmm::middle<decoder>,
     gqmm::middle_fits<decoder>,

@@ -259,8 +259,10 @@ static gqmm_cuda_few few_of(const plan *m, bool down)
 static bool few_fits(const plan *m)
 {
     const gqmm_cuda_few gate = few_of(m, false), down = few_of(m, true);
+    const int path = gqmm_cuda_of(m->ctx)->path;
     return m->s->d.x_type == GQMM_BF16 && m->routed.fused &&
-           m->routed.gate.family->few_fits(&gate) && m->routed.down.family->few_fits(&down);
+           m->routed.gate.family->few_fits(&gate, path) &&
+           m->routed.down.family->few_fits(&down, path);
 }
 
 static gqmm_status run_few(const plan *m, gqmm_error *err)
@@ -383,7 +385,7 @@ gqmm_status gqmm_moe_on_cuda(gqmm_context *ctx, const gqmm_moe_state *s, bool ru
     }
     const gqmm_cuda_sum few = sum_of(&m);
     m.summed = s->d.x_type == GQMM_BF16 && !m.routed.down.wide && /* h as it lies */
-               m.routed.down.family->sum_fits(&few);
+               m.routed.down.family->sum_fits(&few, gqmm_cuda_of(ctx)->path);
     m.few = few_fits(&m);
     if ((st = gqmm_cuda_check_experts(ctx, &m.routed.gate, err)) != GQMM_OK)
         return st;
