@@ -60,7 +60,7 @@ template <int n> __device__ __forceinline__ void copies_wait()
 __device__ __forceinline__ uint64_t read_once()
 {
     uint64_t policy;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
     return policy;
 }
 

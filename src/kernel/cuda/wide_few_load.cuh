@@ -161,13 +161,24 @@ __device__ __forceinline__ void copy_row(uint32_t to, const void *from, uint32_t
                  : "memory");
 }
 
+// Where rows of a step are whole sectors these leave the second-level cache first, to h and y,
+// which are read again; else a neighbour still wants what they share.
+template <class D> constexpr bool LEAVE_FIRST = ROW_BYTES<D> % 32 == 0;
+
+template <class D>
 __device__ __forceinline__ void copy_codes(uint32_t to, const CUtensorMap *map, int byte, int row,
-                                           int expert, uint32_t barrier, uint64_t policy)
+                                           int expert, uint32_t barrier)
 {
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
-                 "l"(map), "r"(barrier), "r"(byte), "r"(row), "r"(expert), "l"(policy)
-                 : "memory");
+    if constexpr (LEAVE_FIRST<D>)
+        asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                     ".L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
+                     "l"(map), "r"(barrier), "r"(byte), "r"(row), "r"(expert), "l"(read_once())
+                     : "memory");
+    else
+        asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                     "[%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
+                     "l"(map), "r"(barrier), "r"(byte), "r"(row), "r"(expert)
+                     : "memory");
 }
 
 // The scales of an item that a loader brings: those of every 64th row of w and then of up, whose
@@ -292,7 +303,6 @@ __device__ __forceinline__ void load_weights(const few_args &a, const memory<D> 
 {
     const int steps = (int)(a.p.k / STEP);
     constexpr int outputs = TWO ? ROWS / 2 : ROWS;
-    const uint64_t policy = read_once(); // codes leave the cache to h and y, which are read again
     ring to = {0, 1}, infos = {0, 0};
     for (;;) {
         barrier_wait_lazily(mem.full(1, infos.stage), infos.parity);
@@ -311,11 +321,10 @@ __device__ __forceinline__ void load_weights(const few_args &a, const memory<D> 
             barrier_wait_lazily(mem.empty(0, to.stage), to.parity);
             if (id == 0) {
                 barrier_expect(full, WEIGHT_BYTES<D>);
-                copy_codes(stage, &a.maps[0], step * ROW_BYTES<D>, first, info.expert, full,
-                           policy);
+                copy_codes<D>(stage, &a.maps[0], step * ROW_BYTES<D>, first, info.expert, full);
                 if (TWO)
-                    copy_codes(stage + WEIGHT_BYTES<D> / 2, &a.maps[1], step * ROW_BYTES<D>, first,
-                               info.expert, full, policy);
+                    copy_codes<D>(stage + WEIGHT_BYTES<D> / 2, &a.maps[1], step * ROW_BYTES<D>,
+                                  first, info.expert, full);
             }
             if (a.row_scale_bytes == 4)
                 scales.template copy<4>(mem.scales(to.stage) + scale_at(id));
