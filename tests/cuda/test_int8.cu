@@ -9,6 +9,7 @@
 #include "kernel/cuda.h"
 #include "kernel/cuda/wide_int8.cuh"
 #include "product_data.h"
+#include "wide_lists.h"
 
 #include <algorithm>
 #include <cmath>
@@ -117,33 +118,15 @@ static block round_block(const float *x)
 
 // ---- the list, as the sort makes it
 
-struct list {
-    std::vector<int32_t> order;
-    std::vector<gqmm_cuda_tile> tiles;
+struct device_list : list {
     gqmm_cuda_list device;
 };
 
-static list sort_pairs(const std::vector<int32_t> &rhs, int64_t m, int64_t n_experts, int columns)
+static device_list sort_on_device(const std::vector<int32_t> &rhs, int64_t m, int64_t n_experts,
+                                  int columns)
 {
-    list l;
-    std::vector<std::vector<int32_t>> of(n_experts + 1);
-    for (size_t p = 0; p < rhs.size(); p++)
-        of[rhs[p] < 0 ? n_experts : rhs[p]].push_back((int32_t)p);
-    for (int64_t e = 0; e <= n_experts; e++) {
-        const int64_t begin = (int64_t)l.order.size() * m, count = (int64_t)of[e].size() * m;
-        const int64_t tiles =
-            (count + columns - 1) / columns; // of as many columns each, or one more
-        for (int64_t t = 0, c = 0, size; t < tiles; t++, c += size) {
-            size = count / tiles + (t < count % tiles);
-            l.tiles.push_back(
-                {e == n_experts ? -1 : (int32_t)e, (int32_t)(begin + c), (int32_t)size, 0});
-        }
-        l.order.insert(l.order.end(), of[e].begin(), of[e].end());
-    }
-    std::stable_sort(l.tiles.begin(), l.tiles.end(),
-                     [](const gqmm_cuda_tile &a, const gqmm_cuda_tile &b) {
-                         return (a.expert < 0 ? 0 : a.count) > (b.expert < 0 ? 0 : b.count);
-                     });
+    device_list l;
+    (list &)l = sort_pairs(rhs, m, n_experts, columns);
     l.device = {};
     l.device.order = to_device(l.order);
     l.device.tiles = to_device(l.tiles);
@@ -153,7 +136,7 @@ static list sort_pairs(const std::vector<int32_t> &rhs, int64_t m, int64_t n_exp
     return l;
 }
 
-static void free_list(list &l)
+static void free_list(device_list &l)
 {
     CUDA(cudaFree(l.device.order));
     CUDA(cudaFree(l.device.tiles));
@@ -264,7 +247,7 @@ static bool run_job(const job &j)
         rhs[p] = random_below(23) == 0 ? -1 : random_below((int)j.n_experts);
         lhs[p] = random_below((int)j.n_x);
     }
-    list l = sort_pairs(rhs, j.m, j.n_experts, j.columns);
+    device_list l = sort_on_device(rhs, j.m, j.n_experts, j.columns);
     const int size = j.y_type == GQMM_F32 ? 4 : 2;
     const int64_t total = j.n_pairs * j.m, rows = (int64_t)l.device.most_tiles * j.columns;
 
@@ -437,7 +420,7 @@ static void bench(int64_t tokens)
             s -= std::find(mine, mine + s, e) != mine + s;
         }
     const int columns = gqmm::int8_product::N;
-    list l = sort_pairs(rhs, 1, EXPERTS, columns);
+    device_list l = sort_on_device(rhs, 1, EXPERTS, columns);
     std::vector<uint16_t> x(tokens * HIDDEN);
     for (uint16_t &v : x)
         v = gqmm_f32_to_bf16(random_normal());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the test of the wide product and its times share: a format's kernels, and the list of tiles
-// that a sort would make.
+// What the tests of the wide and int8 products and the times share: a format's kernels, and the
+// list of tiles that a sort would make.
 #ifndef TESTS_CUDA_WIDE_LISTS_H
 #define TESTS_CUDA_WIDE_LISTS_H
 
