@@ -87,16 +87,9 @@ template <class L> struct digits {
         uint32_t v[2][4];
         in_order(v[0], raw[0]);
         in_order(v[1], raw[1]);
-        uint32_t most =
+        const uint32_t most = largest_of<16>(
             pair_most(pair_most(pair_most(v[0][0], v[0][1]), pair_most(v[0][2], v[0][3])),
-                      pair_most(pair_most(v[1][0], v[1][1]), pair_most(v[1][2], v[1][3])));
-        most &= 0x7fff7fff;
-        most = most >> 16 > (most & 0xffff) ? most >> 16 : most & 0xffff;
-#pragma unroll
-        for (int d = 1; d < 16; d *= 2) {
-            const uint32_t other = __shfl_xor_sync(~0u, most, d);
-            most = other > most ? other : most;
-        }
+                      pair_most(pair_most(v[1][0], v[1][1]), pair_most(v[1][2], v[1][3]))));
         const int above = 156 - (int)(most >> 7), power = above < 126 ? above : 126;
         spread(v, power_of_two(power), scratch, apart, lane);
         const int own = __shfl_sync(~0u, most < 0x7f80 ? power : 1 << 10, (t >> 1) * 16);

@@ -51,13 +51,7 @@ template <class L> struct held_fp4 {
         for (int i = 0; i < L::PIECES; i++)
             most = pair_most(most,
                              pair_most(pair_most(x[i][0], x[i][1]), pair_most(x[i][2], x[i][3])));
-        most &= 0x7fff7fff;
-        most = most >> 16 > (most & 0xffff) ? most >> 16 : most & 0xffff;
-#pragma unroll
-        for (int d = 1; d < 4; d *= 2) {
-            const uint32_t other = __shfl_xor_sync(~0u, most, d);
-            most = other > most ? other : most;
-        }
+        most = largest_of<4>(most);
         const int above = 254 - (int)(most >> 7);
         const int by = above > 127 ? 127 : above < 0 ? 0 : above;
 #pragma unroll

@@ -25,6 +25,19 @@ __device__ __forceinline__ uint32_t pair_most(uint32_t a, uint32_t b)
     return v;
 }
 
+// The largest size, as a bf16 number's bits, among the pairs of `LANES` neighbouring lanes.
+template <int LANES> __device__ __forceinline__ uint32_t largest_of(uint32_t pair)
+{
+    pair &= 0x7fff7fff;
+    uint32_t most = pair >> 16 > (pair & 0xffff) ? pair >> 16 : pair & 0xffff;
+#pragma unroll
+    for (int d = 1; d < LANES; d *= 2) {
+        const uint32_t other = __shfl_xor_sync(~0u, most, d);
+        most = other > most ? other : most;
+    }
+    return most;
+}
+
 // Eight rows of eight halves transposed: lane 4 r + c has (r, 2 c) and (r, 2 c + 1).
 __device__ __forceinline__ uint32_t transposed(uint32_t v)
 {
@@ -93,14 +106,8 @@ template <class L, bool PARTS_ = true> struct held {
 #pragma unroll
         for (int i = 0; i < 4; i++)
             top[i] = pair_most(top[i], top[i + 4]);
-        uint32_t most = pair_most(pair_most(top[0], top[1]), pair_most(top[2], top[3]));
-        most &= 0x7fff7fff;
-        most = most >> 16 > (most & 0xffff) ? most >> 16 : most & 0xffff;
-#pragma unroll
-        for (int d = 1; d < 4; d *= 2) {
-            const uint32_t other = __shfl_xor_sync(~0u, most, d);
-            most = other > most ? other : most;
-        }
+        const uint32_t most =
+            largest_of<4>(pair_most(pair_most(top[0], top[1]), pair_most(top[2], top[3])));
         const int above = USUALLY + 127 - (int)(most >> 7);
         power = above > 127 ? 127 : above < USUALLY - 127 ? USUALLY - 127 : above;
         power = most == 0 || most - SIZE_0 < SIZE_1 - SIZE_0 ? USUALLY : power;
