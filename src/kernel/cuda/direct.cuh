@@ -331,20 +331,28 @@ template <class D> bool is_for_fp4(const gqmm_cuda_product *p, int path)
     return false;
 }
 
+// What a product of a row of x for each of `n_pairs` would be asked, by sizes and strides.
+inline gqmm_cuda_product product_of_pairs(const gqmm_cuda_matrix &w, int64_t n_pairs)
+{
+    static const int32_t ids = 0; // any: it only tells that there are ids
+    gqmm_cuda_product p = {};
+    p.w = w;
+    p.n = w.n_rows;
+    p.k = w.n_cols;
+    p.x_type = GQMM_BF16;
+    p.n_pairs = n_pairs;
+    p.m = 1;
+    p.rhs = &ids;
+    return p;
+}
+
 constexpr double FP4_BEATS_FEW = 64; // steps of a multiprocessor
 
 // Whether gate and up of one token are faster as those of several.
 template <class D> bool fp4_beats_few(const gqmm_cuda_few *c, int path)
 {
-    gqmm_cuda_product p = {};
-    p.w = c->w;
+    gqmm_cuda_product p = product_of_pairs(c->w, c->choice.n_slots);
     p.up = c->up;
-    p.n = c->w.n_rows;
-    p.k = c->w.n_cols;
-    p.x_type = GQMM_BF16;
-    p.n_pairs = c->choice.n_slots;
-    p.m = 1;
-    p.rhs = (const int32_t *)c; // any
     return is_for_fp4<D>(&p, path) && direct_steps(&p) >= FP4_BEATS_FEW;
 }
 
@@ -367,14 +375,7 @@ template <class D> bool eights_fit(const gqmm_cuda_product *p)
 // One launch for down and the weighted sum pays where the product has no better one.
 template <class D> bool best_sum_fits(const gqmm_cuda_sum *c, int path)
 {
-    gqmm_cuda_product p = {};
-    p.w = c->w;
-    p.n = c->w.n_rows;
-    p.k = c->w.n_cols;
-    p.x_type = GQMM_BF16;
-    p.n_pairs = c->n_tokens * c->n_slots;
-    p.m = 1;
-    p.rhs = (const int32_t *)c; // any: it only tells that there are ids
+    const gqmm_cuda_product p = product_of_pairs(c->w, c->n_tokens * c->n_slots);
     return sum_fits<D>(c) && !lanes_of<D>::list::fit(&p, GQMM_CUDA_SM90) &&
            !is_for_fp4<D>(&p, path);
 }

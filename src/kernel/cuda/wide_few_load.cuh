@@ -12,7 +12,6 @@ namespace gqmm
 namespace few_product
 {
 
-using wide_product::item_walk;
 using wide_product::ring;
 
 // What a block does next, told by the warp that brings columns; tile -1: nothing.

@@ -267,15 +267,13 @@ static void take_gather(void *arg, gqmm_layout *l)
 {
     gqmm_cuda_call *c = arg;
     int64_t numbers = 0;
-    if (c->dense && c->lies)
-        return;
-    if (c->dense) {
+    if (!c->dense) {
+        gqmm_cuda_take_list(c, l);
+        gqmm_cuda_take_ordered(c, l);
+    } else if (!c->lies) {
         l->overflow = l->overflow || !gqmm_mul(&numbers, slice_of(c), dense_of(c).w_row);
         c->plain = gqmm_take(l, numbers, sizeof(uint16_t));
-        return;
     }
-    gqmm_cuda_take_list(c, l);
-    gqmm_cuda_take_ordered(c, l);
 }
 
 gqmm_status gqmm_gather_on_cuda(gqmm_context *ctx, const gqmm_gather *d, int64_t n, int64_t k,
