@@ -305,10 +305,14 @@ _made: Dict[str, Frame] = {"numpy": NUMPY}
 def frame_named(name: str, make: Optional[Callable[[], Frame]] = None) -> Frame:
     """The one Frame of a package."""
     if name not in _made:
-        if make is None:
-            from . import _frame_dlpack, _frame_torch
+        if make is None and name == "torch":  # which need not be there for the others
+            from . import _frame_torch
 
-            make = {"torch": _frame_torch.Torch, "mlx": _frame_dlpack.Mlx,
+            make = _frame_torch.Torch
+        elif make is None:
+            from . import _frame_dlpack
+
+            make = {"mlx": _frame_dlpack.Mlx,
                     "jax": _frame_dlpack.Jax, "cupy": _frame_dlpack.Cupy,
                     "buffer": Buffer}[name]
         _made[name] = make()
