@@ -18,10 +18,15 @@ NEEDS = {"torch_user": ["torch", "transformers", "tokenizers"], "mlx_user": ["ml
          "engine_author": []}
 
 
-def blocks(path):
-    """(code, what it prints or None) for each fenced Python block."""
-    text = (ROOT / path).read_text()
-    return re.findall(r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", text, re.S | re.M)
+def blocks():
+    """(code, what it prints or None) for each fenced Python block of the documents."""
+    for path in ("README.md", "docs/python.md"):
+        text = (ROOT / path).read_text()
+        found = re.findall(r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", text,
+                           re.S | re.M)
+        assert found, path
+        for i, block in enumerate(found):
+            yield pytest.param(*block, id=f"{path}-{i}")
 
 
 def run(arguments, needs=(), **options):
@@ -34,34 +39,14 @@ def run(arguments, needs=(), **options):
     return done.stdout
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/python.md"])
-def test_blocks(path, tmp_path, story):
-    found = blocks(path)
-    assert found
-    started = []  # side by side: most of their time is imports
-    for i, (code, printed) in enumerate(found):
-        needs = [m for m in ("torch", "transformers", "mlx.core") if re.search(
-            rf"^(import|from) .*\b{re.escape(m)}\b", code, re.M)]
-        script = tmp_path / f"block{i}.py"
-        script.write_text(code)
-        if needs and any(_absent(m) for m in needs):
-            continue
-        started.append((i, printed, subprocess.Popen(
-            [sys.executable, str(script)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE)))
-    for i, printed, process in started:
-        out, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, out + errors
-        if printed:
-            assert out == printed, f"{path}, block {i}"
-
-
-def _absent(module):
-    try:
-        __import__(module)
-    except ImportError:
-        return True
-    return False
+@pytest.mark.parametrize("code, printed", list(blocks()))
+def test_blocks(code, printed, tmp_path, story):
+    script = tmp_path / "block.py"
+    script.write_text(code)
+    out = run([str(script)], re.findall(r"^(?:import|from) .*\b(torch|transformers|mlx\.core)\b",
+                                        code, re.M))
+    if printed:
+        assert out == printed
 
 
 @pytest.mark.parametrize("name", sorted(NEEDS))
