@@ -64,4 +64,15 @@ lib_skipped=$((lib_skipped + $(sed -n 's/^skip \[\([0-9]*\)\].*/\1/p' "$tmp/line
 if [ "$(grep -c -E '^[0-9]+ passed.* in |, [0-9]+ passed.* in ' "$tmp/log")" = 0 ]; then
     failed "pytest" "$(tail -n 3 "$tmp/log" | tr '\n' ' ')"
 fi
+
+# What does not ask for torch does without it: once more where torch is (elsewhere the tests above
+# were that run), with an import of it failing here and in the programs that the tests start. Leaks
+# take the longest and are looked for above.
+if "$venv/bin/python" -c 'import torch' >/dev/null 2>&1; then
+    mkdir "$tmp/absent"
+    echo 'raise ModuleNotFoundError("torch is hidden")' >"$tmp/absent/torch.py"
+    expect "pytest without torch" sh -c "cd '$tmp' &&
+        PYTHONPATH='$tmp/absent' '$venv/bin/python' -m pytest tests -k 'not leak' \
+            -p no:cacheprovider -q --tb=no --color=no"
+fi
 finish check_python
