@@ -3,16 +3,10 @@
 // rounds them, on random ragged shapes and for every way to share the work out.
 //
 // usage: test_middle [ROUNDS [FORMAT [SEED]]]
-#include "base/num.h"
-extern "C" {
-#include "format/format.h"
-}
 #include "kernel/cuda/middle.cuh"
-#include "product_data.h"
+#include "product_weights.h"
 
 #include <cmath>
-#include <cstring>
-#include <string>
 
 using namespace gqmm::middle_product;
 
@@ -33,7 +27,7 @@ template <class D> static bool has_plan(const gqmm_cuda_product *p)
            a.bytes <= (SHARED + RESERVED) / plan.blocks - RESERVED &&
            a.weight_stages >= (most < 2 ? most : 2) && a.weight_stages <= MOST_WEIGHTS &&
            a.column_stages >= 2 && a.column_stages <= MOST_COLUMNS &&
-           a.column_stages <= PARTS * a.weight_stages && (!a.split || a.column_stages % PARTS == 0);
+           a.column_stages <= PARTS * a.weight_stages && a.column_stages % PARTS == 0;
 }
 
 // -1: no room in shared memory for this plan.
@@ -49,96 +43,47 @@ struct entry {
     const char *format;
     bool (*has_plan)(const gqmm_cuda_product *);
     int (*run)(const gqmm_cuda_product *, const middle_plan &);
+    bool low; // scales are rounded to bf16
+    int least_width, most_width, most_columns, most_split;
 };
+
+template <class D> static entry entry_of(const char *format)
+{
+    using W = middle_weights<D>;
+    return {format,         has_plan<D>,   run<D>,          std::is_base_of<low_weights, W>::value,
+            W::least_width, W::most_width, W::most_columns, W::most_split};
+}
 
 static const entry entries[] = {
-    {"int4_g32", has_plan<gqmm::dec_int4>, run<gqmm::dec_int4>},
-    {"int4_g64", has_plan<gqmm::dec_int4>, run<gqmm::dec_int4>},
-    {"int4_g128", has_plan<gqmm::dec_int4>, run<gqmm::dec_int4>},
-    {"affine4_g64_bf16", has_plan<gqmm::dec_affine4>, run<gqmm::dec_affine4>},
-    {"affine4_g128_bf16", has_plan<gqmm::dec_affine4>, run<gqmm::dec_affine4>},
-    {"q4_k", has_plan<gqmm::dec_q4_k>, run<gqmm::dec_q4_k>},
-    {"q5_k", has_plan<gqmm::dec_q5_k>, run<gqmm::dec_q5_k>},
-    {"q6_k", has_plan<gqmm::dec_q6_k>, run<gqmm::dec_q6_k>},
-    {"q4_0", has_plan<gqmm::dec_q4_0>, run<gqmm::dec_q4_0>},
-    {"q8_0", has_plan<gqmm::dec_q8_0>, run<gqmm::dec_q8_0>},
-    {"mxfp4", has_plan<gqmm::dec_mxfp4>, run<gqmm::dec_mxfp4>},
+    entry_of<gqmm::dec_int4>("int4_g32"),
+    entry_of<gqmm::dec_int4>("int4_g64"),
+    entry_of<gqmm::dec_int4>("int4_g128"),
+    entry_of<gqmm::dec_affine4>("affine4_g64_bf16"),
+    entry_of<gqmm::dec_affine4>("affine4_g128_bf16"),
+    entry_of<gqmm::dec_q4_k>("q4_k"),
+    entry_of<gqmm::dec_q5_k>("q5_k"),
+    entry_of<gqmm::dec_q6_k>("q6_k"),
+    entry_of<gqmm::dec_q4_0>("q4_0"),
+    entry_of<gqmm::dec_q8_0>("q8_0"),
+    entry_of<gqmm::dec_mxfp4>("mxfp4"),
+    entry_of<gqmm::dec_q4_1>("q4_1"),
+    entry_of<gqmm::dec_q5_0>("q5_0"),
+    entry_of<gqmm::dec_q5_1>("q5_1"),
+    entry_of<gqmm::dec_q2_k>("q2_k"),
+    entry_of<gqmm::dec_q3_k>("q3_k"),
+    entry_of<gqmm::dec_iq4_nl>("iq4_nl"),
+    entry_of<gqmm::dec_iq4_xs>("iq4_xs"),
+    entry_of<gqmm::dec_nvfp4>("nvfp4"),
+    entry_of<gqmm::dec_affine2>("affine2_g64_bf16"),
+    entry_of<gqmm::dec_affine3>("affine3_g128_f16"),
+    entry_of<gqmm::dec_affine5>("affine5_g32_bf16"),
+    entry_of<gqmm::dec_affine6>("affine6_g64_f16"),
+    entry_of<gqmm::dec_affine8>("affine8_g64_bf16"),
+    entry_of<gqmm::dec_affine8>("affine8_g32_f32"),
+    entry_of<gqmm::dec_mlx_mxfp4>("mlx_mxfp4"),
+    entry_of<gqmm::dec_mlx_mxfp8>("mlx_mxfp8"),
+    entry_of<gqmm::dec_mlx_nvfp4>("mlx_nvfp4"),
 };
-
-// ---- weights
-
-struct weights {
-    const gqmm_format_info *f;
-    int64_t row[3];
-    std::vector<uint8_t> plane[3];
-    gqmm_cuda_matrix device;
-};
-
-static void put(uint8_t *p, uint16_t v)
-{
-    memcpy(p, &v, 2);
-}
-
-// Random codes and scales such that weights are of order one. Rows lie `gap` multiples of 16 bytes
-// further apart than they need; what lies between is NaN. Two experts, of which the second is used.
-static weights make_weights(const char *format, int64_t n, int64_t k, int gap)
-{
-    weights w = {};
-    w.f = gqmm_format_by_name(format);
-    for (int i = 0; i < w.f->pub.n_planes; i++) {
-        const int64_t bytes = k / w.f->pub.block_elems * w.f->pub.plane_bytes[i];
-        w.row[i] = (bytes + 15) / 16 * 16 + gap * 16;
-        w.plane[i].assign(2 * n * w.row[i], 0xff);
-        for (int64_t r = 0; r < 2 * n; r++) {
-            uint8_t *row = &w.plane[i][r * w.row[i]];
-            for (int64_t at = 0; at < bytes; at++)
-                row[at] = (uint8_t)random_bits();
-            if (i > 0)
-                for (int64_t at = 0; at < bytes; at += 2)
-                    put(row + at, gqmm_f32_to_bf16(0.1f * random_float()));
-            else if (w.f->pub.n_planes == 1)
-                for (int64_t at = 0; at < bytes; at += w.f->pub.plane_bytes[0]) {
-                    if (!strcmp(format, "mxfp4")) {
-                        row[at] = (uint8_t)(120 + random_below(8));
-                    } else if (!strcmp(format, "q6_k")) {
-                        put(row + at + 208, gqmm_f32_to_f16(0.0005f * random_float()));
-                    } else {
-                        put(row + at, gqmm_f32_to_f16(0.01f * random_float()));
-                        if (w.f->has_offset)
-                            put(row + at + 2, gqmm_f32_to_f16(0.01f * random_float()));
-                    }
-                }
-        }
-        w.device.plane[i] = to_device(w.plane[i]);
-        w.device.row_stride[i] = w.row[i];
-        w.device.expert_stride[i] = n * w.row[i];
-    }
-    w.device.n_rows = n, w.device.n_cols = k, w.device.n_experts = 2;
-    w.device.group = w.f->pub.group_elems;
-    w.device.scale_type = w.f->scale_type;
-    w.device.aligned = 1;
-    return w;
-}
-
-// Row n of the second expert as the kernel takes it.
-static void row_values(std::vector<double> &v, const weights &w, int64_t n)
-{
-    const gqmm_format_info *f = w.f;
-    const int block = f->pub.block_elems;
-    int16_t q[GQMM_MAX_BLOCK];
-    float s[GQMM_MAX_GROUPS], o[GQMM_MAX_GROUPS] = {};
-    for (int64_t k = 0; k < (int64_t)v.size(); k += block) {
-        const uint8_t *p[3] = {};
-        for (int i = 0; i < f->pub.n_planes; i++)
-            p[i] =
-                &w.plane[i][(w.device.n_rows + n) * w.row[i] + k / block * f->pub.plane_bytes[i]];
-        f->unpack(f, q, s, o, p);
-        for (int i = 0; i < block; i++) {
-            const int g = i / f->pub.group_elems;
-            v[k + i] = to_bf16(to_bf16(s[g]) * q[i] + (f->has_offset ? to_bf16(o[g]) : 0.0));
-        }
-    }
-}
 
 // ---- one case
 
@@ -167,10 +112,10 @@ static double compare(const job &j, const weights &w, const std::vector<uint16_t
     const double rounding = j.y_type == GQMM_F32   ? 0x1p-23
                             : j.y_type == GQMM_F16 ? 0x1p-10
                                                    : 0x1p-8;
-    std::vector<double> row(j.k);
+    std::vector<double> row(j.k), exact(j.k);
     double worst = 0;
     for (int64_t n = 0; n < j.n; n++) {
-        row_values(row, w, n);
+        row_values(row.data(), exact.data(), w, 1, n, j.with->low);
         for (int64_t m = 0; m < j.m; m++) {
             double sum = 0, size_of = 0;
             for (int64_t k = 0; k < j.k; k++) {
@@ -194,7 +139,8 @@ static double compare(const job &j, const weights &w, const std::vector<uint16_t
 // -1: no room in shared memory for this plan.
 static double run_job(const job &j)
 {
-    const weights w = make_weights(j.with->format, j.n, j.k, j.w_gap);
+    weights w;
+    make_weights(&w, j.with->format, 2, j.n, j.k, 16, 16 * j.w_gap, 1.0f);
     const int64_t x_row = (j.k + 7) / 8 * 8 + 8 * j.x_gap, y_row = j.n + j.y_gap;
     std::vector<uint16_t> x(j.m * x_row, 0x7fff); // NaN between rows
     for (int64_t i = 0; i < j.m * x_row; i++)
@@ -229,8 +175,7 @@ static double run_job(const job &j)
             worst = again == y ? worst : INFINITY;
         }
     }
-    for (int i = 0; i < 3; i++)
-        CUDA(cudaFree((void *)w.device.plane[i]));
+    free_weights(&w);
     CUDA(cudaFree((void *)p.x));
     CUDA(cudaFree(p.y));
     return worst;
@@ -245,9 +190,10 @@ static bool check_plans(const entry &e)
         p.k = f->pub.block_elems * (1 + random_below(MIDDLE_K / f->pub.block_elems));
         if (i % 2)
             p.k = f->pub.block_elems * (1 + random_below(40));
-        p.m = MIDDLE_FROM + random_below(MIDDLE_TO - MIDDLE_FROM + 1);
+        p.m = MIDDLE_FROM + random_below(e.most_columns - MIDDLE_FROM + 1);
         p.n_pairs = 1;
         p.w.group = f->pub.group_elems;
+        p.w.scale_type = f->scale_type;
         if (!e.has_plan(&p)) {
             printf("FAIL %s: no plan for [%ld, %ld] and %ld columns\n", e.format, (long)p.n,
                    (long)p.k, (long)p.m);
@@ -260,7 +206,7 @@ static bool check_plans(const entry &e)
 int main(int argc, char **argv)
 {
     static const int widths[] = {32, 64, 128, 256};
-    const int rounds = argc > 1 ? atoi(argv[1]) : 24;
+    const int rounds = argc > 1 ? atoi(argv[1]) : 8;
     g_random += argc > 3 ? strtoull(argv[3], NULL, 10) * 7919 : 0;
     int failed = 0, passed = 0, skipped = 0;
     for (const entry &e : entries)
@@ -271,8 +217,8 @@ int main(int argc, char **argv)
             const int unit = f->pub.block_elems;
             job j = {};
             j.with = &e;
-            j.plan.width = widths[round % 4];
-            j.plan.split = random_below(2);
+            j.plan.width = std::min(std::max(widths[round % 4], e.least_width), e.most_width);
+            j.plan.split = random_below(e.most_split + 1);
             j.plan.groups = 1 + random_below(std::min(most_groups(j.plan.width) >> j.plan.split,
                                                       MOST_ROWS / 64));
             j.plan.cluster = 1 + random_below(MOST_CLUSTER);

@@ -8,9 +8,9 @@
 #include "kernel/cuda/decode_k_quants.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
 #include "kernel/cuda/wide.cuh"
+#include "product_weights.h"
 #include "wide_lists.h"
 #include "wide_times.h"
-#include "wide_weights.h"
 
 #include <algorithm>
 #include <cmath>
@@ -101,9 +101,9 @@ static double read_number(const uint8_t *p, int type)
 static double run_job(const job &j, double *rel)
 {
     weights w, up;
-    make_weights(&w, j.entry->format, j.n_experts, j.n, j.k, j.w_gap, j.offsets);
+    make_weights(&w, j.entry->format, j.n_experts, j.n, j.k, 1, j.w_gap, j.offsets);
     if (j.two)
-        make_weights(&up, j.entry->format, j.n_experts, j.n, j.k, j.w_gap, j.offsets);
+        make_weights(&up, j.entry->format, j.n_experts, j.n, j.k, 1, j.w_gap, j.offsets);
 
     const int64_t x_row = j.k + j.x_gap, x_mat = j.m * x_row + j.x_gap;
     std::vector<uint16_t> x(j.n_x * x_mat + 64), given;

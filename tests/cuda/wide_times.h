@@ -6,8 +6,8 @@
 #include "base/num.h"
 #include "kernel/cuda.h"
 #include "product_data.h"
+#include "product_weights.h"
 #include "wide_lists.h"
-#include "wide_weights.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -17,9 +17,9 @@ static void bench(const wide_entry *entry)
 {
     const int64_t E = 256, D = 2048, F = 512, S = 8;
     weights gate, up, down;
-    make_weights(&gate, entry->format, E, F, D, 0, 1.0f);
-    make_weights(&up, entry->format, E, F, D, 0, 1.0f);
-    make_weights(&down, entry->format, E, D, F, 0, 1.0f);
+    make_weights(&gate, entry->format, E, F, D, 1, 0, 1.0f);
+    make_weights(&up, entry->format, E, F, D, 1, 0, 1.0f);
+    make_weights(&down, entry->format, E, D, F, 1, 0, 1.0f);
     double bytes = 0;
     for (int i = 0; i < gate.f->pub.n_planes; i++)
         bytes += (double)(gate.plane[i].size() * 2 + down.plane[i].size());

@@ -11,7 +11,9 @@
 //             activations behind it, through a ring each. Twice as many may share the rows and
 //             halve each step along K: more warps hide that they wait for themselves
 //   operand   weights become bf16 in registers, 64 along K at a time, while wgmma of other warps is
-//             at work; activations keep their order, see middle_weights.cuh
+//             at work; activations keep their order, see middle_weights.cuh. Or a format's decoder
+//             makes them in an order of its own, and two more warps bring activations into it where
+//             they lie, see middle_made.cuh
 //   cluster   blocks that have the same rows split K. Each writes its sums to the shared memory of
 //             the block that adds these columns up, always in the same order: middle_sums.cuh
 //   plan      tiles, rows, splits and blocks of a multiprocessor by what they cost, in
@@ -20,6 +22,7 @@
 #ifndef GQMM_KERNEL_CUDA_MIDDLE_CUH
 #define GQMM_KERNEL_CUDA_MIDDLE_CUH
 
+#include "kernel/cuda/middle_order.cuh"
 #include "kernel/cuda/middle_sums.cuh"
 #include "kernel/cuda/tensor_map.cuh"
 
@@ -27,23 +30,6 @@ namespace gqmm
 {
 namespace middle_product
 {
-
-struct ring {
-    int stage = 0;
-    uint32_t parity;
-
-    __device__ __forceinline__ explicit ring(uint32_t p) : parity(p)
-    {
-    }
-    __device__ __forceinline__ void next(int stages, int by = 1)
-    {
-        stage += by;
-        if (stage >= stages) {
-            stage -= stages;
-            parity ^= 1;
-        }
-    }
-};
 
 // Bytes of an element of a tensor of weights: a tile has up to 256.
 template <class W> GQMM_HD constexpr int unit_of()
@@ -67,6 +53,8 @@ template <class W, int N> struct producer {
         for (int i = 0; i < a.column_stages; i++) {
             barrier_init(mem.full_columns(i), 1);
             barrier_init(mem.empty_columns(i), 4 * a.groups);
+            if (W::ordered)
+                barrier_init(mem.ordered_columns(i), 32);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         fence_for_wgmma(); // this thread's first copies follow at once
@@ -152,7 +140,9 @@ __device__ __forceinline__ void main_loop(float (&acc)[N / 2], const middle_args
             w.make(lower, first + part, 0);
             w.load(stage, first + part, 1);
             w.make(upper, first + part, 1);
-            barrier_wait(mem.full_columns(here + part), columns.parity);
+            barrier_wait(W::ordered ? mem.ordered_columns(here + part)
+                                    : mem.full_columns(here + part),
+                         columns.parity);
             wgmma_fence();
             wgmma<N>::add(acc, lower, matrix);
             wgmma<N>::add(acc, lower + 4, wgmma_matrix_at(matrix, 32));
@@ -183,7 +173,7 @@ __device__ __forceinline__ void sharers_sync(const middle_args &a, bool consumes
 }
 
 template <class W, int N, int SPLIT>
-__global__ void __launch_bounds__(128 * most_groups(N) + bringers(N), 1)
+__global__ void __launch_bounds__(128 * most_groups(N) + bringers(N) + orderers<W>(), 1)
     kernel(const __grid_constant__ middle_args a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) // elsewhere nobody launches it
@@ -207,8 +197,8 @@ __global__ void __launch_bounds__(128 * most_groups(N) + bringers(N), 1)
         bring.first_weights();
     } else if (consumes) {
         const int64_t row = work.row + warp * 16;
-        w.set(a.scales, mem.data + a.scales_at, a.groups * 64, row, a.n - row, warp, half, lane,
-              work.first, work.steps);
+        w.set(a.scales, mem.data + a.scales_at, a.groups * 64, row, a.n - row, warp, half, a.split,
+              lane, work.first, work.steps);
     }
     wait_for_previous();
     let_next_start();
@@ -232,10 +222,13 @@ __global__ void __launch_bounds__(128 * most_groups(N) + bringers(N), 1)
         main_loop<W, N, SPLIT>(acc, a, mem, w, work.steps, half, lane);
     else if (brings)
         bring.rest();
+    if constexpr (W::ordered)
+        if (all > consumers)
+            order_columns<W, N>(a, mem, work.steps, all - consumers - 1, lane);
     __syncwarp();
     if (a.whole_16 && a.cluster << a.split == 1) {
         if (consumes)
-            store_tiles<W, N>(a, mem, acc, work, count, warp, lane);
+            store_tiles<W, N>(a, mem, acc, work, W::factor(a), count, warp, lane);
         return;
     }
     const int mine = (rank << a.split) + half;
@@ -247,7 +240,7 @@ __global__ void __launch_bounds__(128 * most_groups(N) + bringers(N), 1)
         give_away<N>(a, mem, acc, mine, warp, lane);
     sharers_sync<N>(a, consumes, 32 * consumers);
     if (consumes)
-        add_up<N>(a, mem, work, mine, count, warp, lane);
+        add_up<N>(a, mem, work, W::factor(a), mine, count, warp, lane);
 #endif
 }
 
@@ -274,6 +267,7 @@ int launch_middle(const gqmm_cuda_product *p, const middle_plan &plan, gqmm_stre
     const middle_rows r = rows_of(p);
     const uint8_t *codes = p->w.plane[0] + p->expert * p->w.expert_stride[0];
     a.scales = scales_of<W>(p);
+    a.global = p->w.global ? p->w.global + p->expert * p->w.global_stride : NULL;
     a.y = p->y;
     a.y_row = r.y_row;
     a.n = p->n;
@@ -298,8 +292,9 @@ int launch_middle(const gqmm_cuda_product *p, const middle_plan &plan, gqmm_stre
                   true))
         return (int)cudaErrorInvalidValue;
     const int64_t tiles = (r.m + N - 1) / N * a.row_blocks;
-    const int threads = (128 * a.groups << a.split) + bringers(N);
-    return launch_cluster(N <= 128 && plan.split ? kernel<W, N, (N <= 128)> : kernel<W, N, 0>,
+    const int threads = (128 * a.groups << a.split) + bringers(N) + orderers<W>();
+    constexpr bool splits = W::most_split > 0 && N <= 128;
+    return launch_cluster(plan.split ? kernel<W, N, splits> : kernel<W, N, 0>,
                           dim3((unsigned)(tiles * a.cluster)), dim3((unsigned)threads), a.cluster,
                           (size_t)a.bytes, s, GQMM_CUDA_SM90, a);
 }
@@ -307,10 +302,13 @@ int launch_middle(const gqmm_cuda_product *p, const middle_plan &plan, gqmm_stre
 template <class D> int start(const gqmm_cuda_product *p, const middle_plan &plan, gqmm_stream s)
 {
     using W = middle_weights<D>;
-    return plan.width == 32    ? launch_middle<W, 32>(p, plan, s)
-           : plan.width == 64  ? launch_middle<W, 64>(p, plan, s)
-           : plan.width == 128 ? launch_middle<W, 128>(p, plan, s)
-                               : launch_middle<W, 256>(p, plan, s);
+    if constexpr (W::most_width == 64)
+        return launch_middle<W, 64>(p, plan, s);
+    else
+        return plan.width == 32    ? launch_middle<W, 32>(p, plan, s)
+               : plan.width == 64  ? launch_middle<W, 64>(p, plan, s)
+               : plan.width == 128 ? launch_middle<W, 128>(p, plan, s)
+                                   : launch_middle<W, 256>(p, plan, s);
 }
 
 } // namespace middle_product

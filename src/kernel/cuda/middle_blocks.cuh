@@ -19,8 +19,9 @@ namespace middle_product
 //                 2 part + j takes of shared memory, where j - 1 has not; `row` is 2 t bytes on
 //   codes()       the four pairs of it
 //   scales()      pairs of scale and offset of half a step
-template <class F> struct one_plane {
-    static constexpr bool exists = true, swizzled = false;
+template <class F> struct one_plane : low_weights {
+    typedef typename F::decoder decoder;
+    static constexpr bool swizzled = false;
     static constexpr int step_bytes = F::step_bytes, SLIP = step_bytes % 16;
     static constexpr int row_bytes = step_bytes + 16 - largest_power(step_bytes);
     static constexpr int PAIRS = 32 / F::PIECE, WORDS = 8 * PAIRS; // for a piece of 32; half a step
@@ -38,7 +39,7 @@ template <class F> struct one_plane {
 
     static int64_t bytes(int64_t k)
     {
-        return F::decoder::bytes(0, k, {32, GQMM_F16});
+        return decoder::bytes(0, k, {32, GQMM_F16});
     }
 
     static int scale_bytes(const scale_planes &, int rows, int split)
@@ -47,7 +48,7 @@ template <class F> struct one_plane {
     }
 
     __device__ __forceinline__ void set(const scale_planes &, uint8_t *to, int rows, int64_t,
-                                        int64_t, int warp, int half, int lane, int first, int)
+                                        int64_t, int warp, int half, int, int lane, int first, int)
     {
         slip = first * SLIP & 15;
         at = (warp * 16 + (lane >> 2)) * row_bytes + (lane & 3) * 2;

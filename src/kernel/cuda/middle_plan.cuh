@@ -6,6 +6,7 @@
 
 #include "kernel/cuda/launch.cuh"
 #include "kernel/cuda/middle_blocks.cuh"
+#include "kernel/cuda/middle_made.cuh"
 
 #include <cuda.h>
 
@@ -34,6 +35,7 @@ struct middle_args {
     int whole_y;               // two outputs are 4 bytes, exist together, are aligned
     int whole_16;              // eight are 16 bytes so
     int sums_at;               // 0: where stages are
+    const float *global;       // see gqmm_cuda_matrix
 };
 
 // Warpgroups of a block, at most, by the registers that sums need.
@@ -46,6 +48,12 @@ GQMM_HD constexpr int most_groups(int n)
 GQMM_HD constexpr int bringers(int n)
 {
     return n > 128 ? 128 : 32;
+}
+
+// And those who bring activations into the decoder's order.
+template <class W> GQMM_HD constexpr int orderers()
+{
+    return W::ordered ? 64 : 0;
 }
 
 // What a launch takes.
@@ -143,15 +151,17 @@ template <class W> scale_planes scales_of(const gqmm_cuda_product *p)
         s.plane[i] = p->w.plane[1 + i] + p->expert * p->w.expert_stride[1 + i];
         s.row[i] = p->w.row_stride[1 + i];
     }
+    const format_args f = {p->w.group, p->w.scale_type};
     s.shift = p->w.group >> 6;
-    s.bytes = (int)groups_of(p->k, p->w.group) * 2;
-    s.step_bytes = STEP / 32 * 2 >> s.shift;
+    s.bytes = (int)W::decoder::bytes(1, p->k, f);
+    s.step_bytes = (int)W::decoder::bytes(1, STEP, f);
+    s.args = f;
     return s;
 }
 
 // ---- which plan
 
-constexpr int MIDDLE_FROM = 16, MIDDLE_TO = 1 << 20; // columns
+constexpr int MIDDLE_FROM = 16; // columns
 constexpr int MIDDLE_K = 1 << 16;
 
 // Of `all` multiprocessors those that clusters of `n` blocks reach: they lie within parts of the
@@ -163,20 +173,20 @@ inline int reached(int all, int n)
 
 // Blocks of a multiprocessor, 1 or 2: a warp has the registers that `width` wants, a quarter of the
 // warps has a quarter of the registers.
-inline int resident(const middle_plan &plan)
+template <class W> int resident(const middle_plan &plan)
 {
     const int registers = plan.width == 32   ? 72
                           : plan.width == 64 ? 96
                           : plan.width > 128 ? 240
                                              : 128;
-    return (2 * (4 * plan.groups << plan.split) + 2 + 3) / 4 * registers <= 512 ? 2 : 1;
+    const int warps = (4 * plan.groups << plan.split) + 1 + orderers<W>() / 32;
+    return (2 * warps + 3) / 4 * registers <= 512 ? 2 : 1;
 }
 
 // Microseconds on an H200, about: what a launch takes, that warps wait for themselves, matrix
 // instructions, bytes, room for the next launch's blocks, and sums that change blocks. The numbers
-// follow times of four matrices in three formats.
-inline double cost_of(const middle_plan &plan, int there, int n, int m, int all_steps,
-                      int row_bytes)
+// follow times of four matrices in three formats, or where columns are brought into order in five.
+template <class W> double cost_of(const middle_plan &plan, int there, int n, int m, int all_steps)
 {
     const bool wide = plan.width > 64;
     const int steps = parts_in(all_steps, plan.cluster);
@@ -187,9 +197,13 @@ inline double cost_of(const middle_plan &plan, int there, int n, int m, int all_
     const double turns = (double)waves * (steps * (STEP / 32) >> plan.split);
     const double all = turns * (together * plan.groups << plan.split);
     const double bytes =
-        (double)busiest * steps * (plan.groups * 64 * row_bytes + plan.width * STEP * 2);
+        (double)busiest * steps * (plan.groups * 64 * W::row_bytes + plan.width * STEP * 2);
     if (plan.width > 128)
         return 1.8 + waves * (4.4 + 2.17 * steps);
+    if (W::ordered)
+        return 3.3 + 0.005 * turns + 0.055 * all + 2e-6 * bytes +
+               (plan.cluster > 2 ? 0.01 * plan.cluster : 0.0) +
+               (plan.cluster > 1 ? 0.13 * plan.groups : 0.0);
     return wide ? 1.8 + (plan.cluster << plan.split > 1 ? 3.3 : 2.4) * waves + 0.02 * turns +
                       0.07 * all + 2e-6 * bytes + (plan.cluster > 1 ? 0.75 * plan.groups : 0.0)
                 : 3.3 * waves + 0.005 * turns + 0.055 * all + 6.9e-6 * bytes +
@@ -205,22 +219,22 @@ template <class W> bool plan_for(middle_plan *best, const gqmm_cuda_product *p)
     scale_planes s = scales_of<W>(p);
     double least = 0;
     *best = {};
-    for (int width = 32; width <= 256; width *= 2) {
-        if (width < 128 && m > 2 * width)
+    for (int width = W::least_width; width <= W::most_width; width *= 2) {
+        if (width < 128 && width < W::most_width && m > 2 * width)
             continue;
         const bool widest = width > 128; // has one form
-        for (int split = 0; split < (widest ? 1 : 2); split++)
+        for (int split = 0; split <= (widest ? 0 : W::most_split); split++)
             for (int groups = widest ? 2 : 1;
                  groups <= MOST_ROWS / 64 && groups << split <= most_groups(width); groups++)
                 for (int cluster = 1; cluster <= (widest ? 1 : MOST_CLUSTER) && cluster <= steps;
                      cluster++) {
                     middle_plan plan = {width, groups, split, cluster, 1};
-                    plan.blocks = resident(plan);
-                    if (best->width && cost_of(plan, there, n, m, steps, W::row_bytes) >= least)
+                    plan.blocks = resident<W>(plan);
+                    if (best->width && cost_of<W>(plan, there, n, m, steps) >= least)
                         continue;
                     if (!has_room<W>(s, plan, steps))
                         plan.blocks = 1;
-                    const double cost = cost_of(plan, there, n, m, steps, W::row_bytes);
+                    const double cost = cost_of<W>(plan, there, n, m, steps);
                     if ((best->width && cost >= least) || !has_room<W>(s, plan, steps))
                         continue;
                     least = cost;
@@ -238,8 +252,8 @@ template <class W> bool fits(const gqmm_cuda_product *p)
     const middle_rows r = rows_of(p);
     return p->x_type == GQMM_BF16 && !p->rhs && !p->lhs && p->expert >= 0 && !p->list.tiles &&
            !p->up.plane[0] && !p->x_order && !p->y_order && r.m >= MIDDLE_FROM &&
-           r.m <= MIDDLE_TO && r.x_row >= p->k && r.x_row % 8 == 0 && p->k > 0 && p->k % 32 == 0 &&
-           p->k <= MIDDLE_K && p->n > 0 && p->n <= 1 << 30 && p->w.aligned &&
+           r.m <= W::most_columns && r.x_row >= p->k && r.x_row % 8 == 0 && p->k > 0 &&
+           p->k % 32 == 0 && p->k <= MIDDLE_K && p->n > 0 && p->n <= 1 << 30 && p->w.aligned &&
            p->w.row_stride[0] % 16 == 0 && p->w.row_stride[0] >= W::bytes(p->k) && W::fits(p->w);
 }
 

@@ -39,6 +39,28 @@ struct block_memory {
     {
         return barriers + 8 * (2 * MOST_WEIGHTS + MOST_COLUMNS + i);
     }
+    __device__ __forceinline__ uint32_t ordered_columns(int i) const
+    {
+        return barriers + 8 * (2 * MOST_WEIGHTS + 2 * MOST_COLUMNS + i);
+    }
+};
+
+// A place in a ring, and the parity of the lap there.
+struct ring {
+    int stage = 0;
+    uint32_t parity;
+
+    __device__ __forceinline__ explicit ring(uint32_t p) : parity(p)
+    {
+    }
+    __device__ __forceinline__ void next(int stages, int by = 1)
+    {
+        stage += by;
+        if (stage >= stages) {
+            stage -= stages;
+            parity ^= 1;
+        }
+    }
 };
 
 // What a block has to do.
@@ -67,13 +89,10 @@ __device__ __forceinline__ void write_to(uint32_t at, int block, const float *v)
 }
 
 // Rows g and g + 8, columns 2 t and 2 t + 1 of eight.
-__device__ __forceinline__ void store_eight(const middle_args &a, float (&v)[4], int64_t row,
+__device__ __forceinline__ void store_eight(const middle_args &a, const float (&v)[4], int64_t row,
                                             int64_t column, int count, int lane)
 {
     const int g = lane >> 2, t = lane & 3;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        v[i] *= LOW_FACTOR;
     if (a.whole_y) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
@@ -126,8 +145,8 @@ __device__ __forceinline__ void give_away(const middle_args &a, const block_memo
 // Rows of bf16 leave in whole pieces of 64 weights' outputs, through shared memory behind the sums.
 template <int N>
 __device__ __forceinline__ void add_up(const middle_args &a, const block_memory &mem,
-                                       const block_work &work, int mine, int count, int warp,
-                                       int lane)
+                                       const block_work &work, float factor, int mine, int count,
+                                       int warp, int lane)
 {
     const sums_layout l(a, N);
     const int group = (mine & a.split) * a.groups + (warp >> 2), r = lane & 7;
@@ -149,10 +168,12 @@ __device__ __forceinline__ void add_up(const middle_args &a, const block_memory 
             v[2] += u.z;
             v[3] += u.w;
         }
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            v[i] *= factor;
         if (a.whole_16)
-            store_8x8x2_turned(to + rows * 128,
-                               pair_of(v[0] * LOW_FACTOR, v[1] * LOW_FACTOR, GQMM_BF16),
-                               pair_of(v[2] * LOW_FACTOR, v[3] * LOW_FACTOR, GQMM_BF16));
+            store_8x8x2_turned(to + rows * 128, pair_of(v[0], v[1], GQMM_BF16),
+                               pair_of(v[2], v[3], GQMM_BF16));
         else
             store_eight(a, v, work.row + warp * 16, work.column + column, count - column, lane);
         sums += l.turn_bytes;
@@ -177,9 +198,9 @@ __device__ __forceinline__ void add_up(const middle_args &a, const block_memory 
 template <class W, int N>
 __device__ __forceinline__ void store_tiles(const middle_args &a, const block_memory &mem,
                                             const float (&acc)[N / 2], const block_work &work,
-                                            int count, int warp, int lane)
+                                            float factor, int count, int warp, int lane)
 {
-    constexpr int WIDTH = N < 64 ? N : 64;
+    constexpr int WIDTH = N < 64 || W::row_bytes < 128 ? 32 : 64;
     static_assert(64 * W::row_bytes >= WIDTH * 128, "room");
     const int group = warp >> 2, id = (warp & 3) * 32 + lane, r = lane & 7;
     const uint8_t *tile = mem.data + a.weights_at + group * 64 * W::row_bytes;
@@ -198,7 +219,7 @@ __device__ __forceinline__ void store_tiles(const middle_args &a, const block_me
 #pragma unroll
             for (int h = 0; h < 4; h++) {
                 const float *two = acc + i / 2 + j * 4 + h * 2;
-                v[h] = pair_of(two[0] * LOW_FACTOR, two[1] * LOW_FACTOR, GQMM_BF16);
+                v[h] = pair_of(two[0] * factor, two[1] * factor, GQMM_BF16);
             }
             store_8x8x4_turned(to + j * 1024, v);
         }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The middle product's weights: from a step in shared memory, as it lies in the file, to the left
-// operand of wgmma in registers.
+// operand of wgmma in registers. Here those of planes of nibbles; GGUF's blocks are in
+// middle_blocks.cuh, all others in middle_made.cuh.
 //
 // Activations keep their order along k, 16 bytes (8 numbers) of them being half of a matrix
 // instruction's 16. Of these 8 a lane of a quad has weights 2 t and 2 t + 1. Codes stay in low bits
@@ -24,6 +25,13 @@ using wide_product::LOW_SCALE;
 
 constexpr int STEP = 256; // weights of a row in a stage
 
+// Bytes of a row in shared memory: an odd multiple of 16, so that eight rows' words are in banks of
+// their own; `slip` more than a step has at least.
+GQMM_HD constexpr int row_pitch(int bytes, int slip)
+{
+    return ((bytes + slip + 15) / 16 | 1) * 16;
+}
+
 // What a block knows of scales that lie in planes of their own.
 struct scale_planes {
     const uint8_t *plane[2]; // of the expert
@@ -32,9 +40,30 @@ struct scale_planes {
     int step_bytes; // of a step, a multiple of 4
     int pitch;      // of a row in shared memory
     int shift;      // 0, 1, 2: pieces of 32 that share a scale are 2^this
+    format_args args;
 };
 
+// Scales of one plane, of a warp's 16 rows and `words` words of each, from the step `first` on.
+// `left`: rows that there are.
+__device__ __forceinline__ void bring_scales(uint8_t *to, const scale_planes &s, int plane,
+                                             int64_t row0, int64_t left, int first, int words,
+                                             int lane)
+{
+    for (int n = lane; n < 16 * words; n += 32) {
+        const int r = n / words, c = n - r * words;
+        const int here = s.bytes - first * s.step_bytes - c * 4;
+        const bool some = r < left && here > 0;
+        const uint8_t *from =
+            s.plane[plane] + (some ? (row0 + r) * s.row[plane] + first * s.step_bytes + c * 4 : 0);
+        copy_4(to + r * s.pitch + c * 4, from, !some ? 0 : here < 4 ? here : 4);
+    }
+}
+
 // middle_weights<D>, a lane's view of its warp's 16 rows:
+//   decoder       D
+//   least_width, most_width   of a tile of columns; most_columns of a matrix that it pays for
+//   ordered       activations come in D's order, see middle_order.cuh
+//   most_split    of a plan
 //   step_bytes    of a row's step in memory
 //   row_bytes     of it in shared memory; swizzled: 16 bytes c of a row at c ^ (row & 7)
 //   fits(w), bytes(k) of a row, scale_bytes(planes, rows, warps) in shared memory
@@ -42,14 +71,26 @@ struct scale_planes {
 //   start()       of a step at `stage`
 //   load()        32 numbers, the first or second of a part of 64, from shared memory, before
 //   make()        makes two operands of 16 along k of them
-template <class D> struct middle_weights {
-    static constexpr bool exists = false;
+//   factor(args)  what sums are to be multiplied by
+template <class D> struct middle_weights;
+
+// What codes in low bits have in common.
+struct low_weights {
+    static constexpr bool exists = true, ordered = false;
+    static constexpr int least_width = 32, most_width = 256, most_columns = 1 << 20;
+    static constexpr int most_split = 1;
+
+    template <class A> static __device__ __forceinline__ float factor(const A &)
+    {
+        return LOW_FACTOR;
+    }
 };
 
 // ---------------------------------------------------------------- planes of nibbles
 
-template <bool OFFSET> struct plane_nibbles {
-    static constexpr bool exists = true, swizzled = true;
+template <class D> struct plane_nibbles : low_weights {
+    typedef D decoder;
+    static constexpr bool OFFSET = D::has_offset, swizzled = true;
     static constexpr int step_bytes = STEP / 2, row_bytes = step_bytes, PLANES = OFFSET ? 2 : 1;
     int at, turn;          // of the lane's first row in a stage; its row's swizzle
     uint32_t mine;         // picks the lane's byte, for all bytes
@@ -76,7 +117,7 @@ template <bool OFFSET> struct plane_nibbles {
 
     // `left`: rows from the warp's first one on that there are. `half`: of the warps of these rows.
     __device__ __forceinline__ void set(const scale_planes &s, uint8_t *to, int rows, int64_t row0,
-                                        int64_t left, int warp, int half_, int lane, int first,
+                                        int64_t left, int warp, int half_, int, int lane, int first,
                                         int steps)
     {
         const int g = lane >> 2, words = half_ ? 0 : steps * s.step_bytes / 4;
@@ -90,14 +131,7 @@ template <bool OFFSET> struct plane_nibbles {
         for (int i = 0; i < PLANES; i++) {
             uint8_t *plane = to + (i * rows + warp * 16) * s.pitch;
             scales[i] = plane + g * s.pitch;
-            for (int n = lane; n < 16 * words; n += 32) {
-                const int r = n / words, c = n - r * words;
-                const int here = s.bytes - first * s.step_bytes - c * 4;
-                const bool some = r < left && here > 0;
-                const uint8_t *from =
-                    s.plane[i] + (some ? (row0 + r) * s.row[i] + first * s.step_bytes + c * 4 : 0);
-                copy_4(plane + r * s.pitch + c * 4, from, !some ? 0 : here < 4 ? here : 4);
-            }
+            bring_scales(plane, s, i, row0, left, first, words, lane);
         }
     }
 
@@ -147,9 +181,9 @@ template <bool OFFSET> struct plane_nibbles {
     }
 };
 
-template <> struct middle_weights<dec_int4> : plane_nibbles<false> {
+template <> struct middle_weights<dec_int4> : plane_nibbles<dec_int4> {
 };
-template <> struct middle_weights<dec_affine4> : plane_nibbles<true> {
+template <> struct middle_weights<dec_affine4> : plane_nibbles<dec_affine4> {
 };
 
 } // namespace middle_product

@@ -50,9 +50,9 @@ template <class D> GQMM_HD constexpr making making_of()
 // eight rows' 8 or 16 bytes are in banks of their own.
 template <making M> constexpr int scale_words = M == ONE ? 1 : 2;
 
-template <class D> GQMM_HD constexpr int scale_pitch() // words of a row
+template <class D, int STEP = D::step> GQMM_HD constexpr int scale_pitch() // words of a row
 {
-    constexpr int groups = D::step / D::piece;
+    constexpr int groups = STEP / D::piece;
     return making_of<D>() == ONE ? groups + (groups == 16 ? 4 : 2) : 2 * groups + 4;
 }
 
@@ -64,7 +64,9 @@ template <class D> GQMM_HD constexpr int scale_bytes_of_rows()
 
 template <int n> __device__ __forceinline__ void read_words(uint32_t (&v)[n], const uint32_t *p)
 {
-    if constexpr (n == 2) {
+    if constexpr (n == 1) {
+        v[0] = *p;
+    } else if constexpr (n == 2) {
         const uint2 u = *(const uint2 *)p;
         v[0] = u.x, v[1] = u.y;
     } else {

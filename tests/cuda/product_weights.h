@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Random weights for test_wide.cu on host and device, and what their rows are: as the definition
-// has them, and as the wide product rounds them.
-#ifndef TESTS_CUDA_WIDE_WEIGHTS_H
-#define TESTS_CUDA_WIDE_WEIGHTS_H
+// Random weights for test_wide.cu and test_middle.cu on host and device, and what their rows are:
+// as the definition has them, and as these products round them.
+#ifndef TESTS_CUDA_PRODUCT_WEIGHTS_H
+#define TESTS_CUDA_PRODUCT_WEIGHTS_H
 
 #include "base/num.h"
 extern "C" {
@@ -41,10 +41,16 @@ static void put_byte_scales(uint8_t *p, int64_t n, bool exponents)
         p[i] = (uint8_t)(exponents ? 121 + random_bits() % 6 : 0x18 + random_bits() % 32);
 }
 
+// Where a block has its f16 scale; that of its offsets follows.
+static int scale_at(const std::string &family)
+{
+    return family == "q2_k" ? 80 : family == "q3_k" ? 108 : family == "q6_k" ? 208 : 0;
+}
+
 // Random codes; scales such that weights are of order one, and planes of offsets `offsets` times
-// as large as those.
+// as large as those. Rows take multiples of `unit` bytes and `gap` more, which are NaN.
 static void make_weights(weights *w, const char *format, int64_t n_experts, int64_t n, int64_t k,
-                         int64_t gap, float offsets)
+                         int64_t unit, int64_t gap, float offsets)
 {
     const gqmm_format_info *f = gqmm_format_by_name(format);
     w->f = f, w->n_experts = n_experts, w->n = n, w->k = k;
@@ -52,11 +58,11 @@ static void make_weights(weights *w, const char *format, int64_t n_experts, int6
     const std::string family = f->family;
     for (int i = 0; i < f->pub.n_planes; i++) {
         const int64_t bytes = k / f->pub.block_elems * f->pub.plane_bytes[i];
-        w->row[i] = bytes + gap;
+        w->row[i] = (bytes + unit - 1) / unit * unit + gap;
         w->expert[i] = n * w->row[i];
         w->plane[i].resize(n_experts * w->expert[i]);
-        for (uint8_t &b : w->plane[i])
-            b = (uint8_t)random_bits();
+        for (int64_t at = 0; at < (int64_t)w->plane[i].size(); at++)
+            w->plane[i][at] = at % w->row[i] < bytes ? (uint8_t)random_bits() : 0xff;
         const int type = family == "int4" ? GQMM_BF16 : f->scale_type;
         const bool exponents = family.find("mxfp") != std::string::npos;
         const bool bytes_only = exponents || family.find("nvfp4") != std::string::npos;
@@ -76,11 +82,9 @@ static void make_weights(weights *w, const char *format, int64_t n_experts, int6
             f->pub.n_planes == 1) // blocks: f16 scales in front, or at the end
             for (int64_t r = 0; r < n_experts * n; r++)
                 for (int64_t at = 0; at < bytes; at += f->pub.plane_bytes[0]) {
-                    uint8_t *b = &w->plane[0][r * w->row[0] + at];
-                    if (family == "q6_k")
-                        put_number(b + 208, 0.001f * random_float(), GQMM_F16);
-                    else
-                        put_number(b, size / 8 * random_float(), GQMM_F16);
+                    uint8_t *b = &w->plane[0][r * w->row[0] + at + scale_at(family)];
+                    put_number(b, (scale_at(family) ? 0.001f : size / 8) * random_float(),
+                               GQMM_F16);
                     if (f->has_offset)
                         put_number(b + 2, size / 8 * random_float(), GQMM_F16);
                 }
@@ -108,9 +112,10 @@ static void free_weights(weights *w)
     CUDA(cudaFree((void *)w->device.global));
 }
 
-// A row as wide() takes it, and as the definition has it.
+// A row as a product takes it, and as the definition has it. LOW: scales without offsets are
+// rounded to bf16; otherwise to two such numbers.
 static void row_values(double *as_used, double *exact, const weights &w, int64_t expert,
-                       int64_t row)
+                       int64_t row, bool low = false)
 {
     const gqmm_format_info *f = w.f;
     int16_t q[GQMM_MAX_BLOCK];
@@ -131,7 +136,8 @@ static void row_values(double *as_used, double *exact, const weights &w, int64_t
                 as_used[k + i] = to_bf16(x * q[i] + to_bf16(o[g]));
             else
                 as_used[k + i] =
-                    factor * to_bf16(x * q[i] + to_bf16(to_bf16((double)s[g] - x) * q[i]));
+                    factor *
+                    to_bf16(x * q[i] + (low ? 0.0 : to_bf16(to_bf16((double)s[g] - x) * q[i])));
         }
     }
 }
