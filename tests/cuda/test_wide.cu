@@ -25,12 +25,14 @@
 #define ENTRY(format, d) \
     { \
         format, gqmm::wide<gqmm::d, false>, gqmm::wide_fits<gqmm::d>, \
-            gqmm::wide_product::order_code<gqmm::d>(), NULL \
+            gqmm::wide_product::order_code<gqmm::d>(), gqmm::wide_product::row_align<gqmm::d>, \
+            NULL \
     }
 #define ENTRY_FEW(format, d) \
     { \
         format, gqmm::wide<gqmm::d>, gqmm::wide_fits<gqmm::d>, \
-            gqmm::wide_product::order_code<gqmm::d>(), gqmm::few_product::fits<gqmm::d> \
+            gqmm::wide_product::order_code<gqmm::d>(), gqmm::wide_product::row_align<gqmm::d>, \
+            gqmm::few_product::fits<gqmm::d> \
     }
 static const wide_entry wide_entries[] = {
     ENTRY_FEW("int4_g128", dec_int4),
@@ -50,6 +52,12 @@ static const wide_entry wide_entries[] = {
     ENTRY("nvfp4", dec_nvfp4),
     ENTRY("mlx_mxfp4", dec_mlx_mxfp4),
     ENTRY("mlx_nvfp4", dec_mlx_nvfp4),
+    ENTRY("q5_1", dec_q5_1),
+    ENTRY("q3_k", dec_q3_k),
+    ENTRY("iq4_xs", dec_iq4_xs),
+    ENTRY("affine3_g128_f16", dec_affine3),
+    ENTRY("affine8_g32_f32", dec_affine8),
+    ENTRY("mlx_mxfp8", dec_mlx_mxfp8),
 };
 static const int n_wide_entries = sizeof wide_entries / sizeof *wide_entries;
 
@@ -285,9 +293,9 @@ static int check_all()
                 const gqmm_format_info *f = gqmm_format_by_name(entry->format);
                 // Rows that do not start where the decoder wants them are not for wide().
                 const std::string family = f->family;
-                const int unit = entry->few || family == "q4_0" || family == "nvfp4" ? 256
-                                 : family == "q8_0"                                  ? 128
-                                                    : std::max(32, f->pub.block_elems);
+                int unit = entry->few ? 256 : std::max(32, f->pub.block_elems);
+                while (unit / f->pub.block_elems * f->pub.plane_bytes[0] % entry->row_align)
+                    unit *= 2;
                 job j = {};
                 j.entry = entry;
                 j.columns = round & 1 ? width : width - width / 8;

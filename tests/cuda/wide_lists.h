@@ -14,6 +14,7 @@ struct wide_entry {
     int (*wide)(const gqmm_cuda_product *, gqmm_stream);
     bool (*fits)(const gqmm_cuda_product *);
     int code;                               // of the order of x
+    int row_align;                          // of codes
     bool (*few)(const gqmm_cuda_product *); // whether the product is one of wide_few.cuh, or NULL
 };
 

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 // One family of the CUDA room; compiled once for each row of cuda_families.def with GQMM_FAMILY its
 // name and GQMM_WIDE its number there.
+#if GQMM_WIDE == 1
+#    define GQMM_WIDTHS(f) f(24) f(64) f(152)
+#endif
+
 #include "kernel/cuda.h"
 #include "kernel/cuda/decode_blocks.cuh"
 #include "kernel/cuda/decode_float.cuh"
@@ -17,7 +21,7 @@
 #if GQMM_WIDE
 #    include "kernel/cuda/wide.cuh"
 #endif
-#if GQMM_WIDE > 1
+#if GQMM_WIDE > 2
 #    include "kernel/cuda/wide_int8.cuh"
 #endif
 
@@ -63,7 +67,7 @@ extern "C" const gqmm_cuda_family OBJECT(GQMM_FAMILY) = {
     gqmm::wide_columns<decoder>,
     gqmm::wide_product::order_code<decoder>(),
 #endif
-#if GQMM_WIDE > 1
+#if GQMM_WIDE > 2
     gqmm::int8,
     gqmm::int8_fits,
     gqmm::int8_columns,

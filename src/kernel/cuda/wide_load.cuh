@@ -26,7 +26,7 @@ constexpr int MOST_STAGES = 8; // of a ring
 constexpr int INFOS = 4;       // tiles that loaders may be ahead
 constexpr int SHARED_OF_PROCESSOR = 227 * 1024, RESERVED = 1024;
 
-// Columns of a tile, each a kernel of its own.
+// Columns of a tile, each a kernel of its own. A family may have others: what follows is static.
 #ifndef GQMM_WIDTHS
 #    define GQMM_WIDTHS(f) f(16) f(24) f(32) f(64) f(128) f(152)
 #endif
@@ -45,7 +45,7 @@ template <int COLUMNS> struct shape {
     static constexpr int PADDED = (N + 15) / 16 * 16; // columns that a tile tells of
 };
 
-inline int tile_width(int columns)
+static inline int tile_width(int columns)
 {
 #define GQMM_WIDTH(n) \
     if (columns <= n) \
@@ -58,7 +58,7 @@ inline int tile_width(int columns)
 constexpr double MOST_OTHERS = 4; // mean columns of an expert up to which product() is faster
 
 // The width for experts that meet `mean` columns each: most of them then have one tile.
-inline int width_for(double mean)
+static inline int width_for(double mean)
 {
     const double want = mean + 2 * sqrt(mean);
     const int width = want < 152 ? tile_width((int)want) : 0;
