@@ -34,7 +34,7 @@ sanitizer_tools=${SANITIZE:-racecheck memcheck initcheck synccheck}
 few=q4_k,q5_k,q6_k,q8_0,q4_0,q3_k,iq4_xs,mxfp4,nvfp4,mlx_mxfp4,mlx_mxfp8,int4_g128,f16,f32
 sanitizer_formats=${FORMATS:-$few,affine4_g64_bf16,affine8_g64_bf16,affine3_g32_f16}
 # One for each way to bring weights.
-race_formats=${FORMATS:-q4_k,mxfp4,mlx_mxfp4,int4_g128,affine4_g64_bf16,f32}
+race_formats=${FORMATS:-q4_k,mxfp4,mlx_mxfp4,int4_g128,affine4_g64_bf16,q3_k,affine3_g64_bf16,f32}
 ops=gather,gather_n,qmm,moe,tokens,mixed,prompts,few,eights,int8,moe_int8,embed,dequantize,quantize
 ops=$ops,bad_ids,experts,ragged
 sanitizer_ops=${OPS:-$ops}
@@ -247,17 +247,15 @@ rows() {
 }
 
 four_bit=q4_k,q4_0,mxfp4,affine4_g64_bf16,int4_g128
+fast=$four_bit,int4_g64,nvfp4,q5_k,q6_k,q8_0
+others=q4_1,q5_0,q5_1,q2_k,q3_k,iq4_nl,iq4_xs,mlx_mxfp4,mlx_mxfp8,mlx_nvfp4
+others=$others,affine2_g64_bf16,affine3_g64_bf16,affine5_g64_bf16,affine6_g64_bf16,affine8_g64_bf16
 many=1,8,64,512,4096
-families=q4_0,q4_1,q5_0,q5_1,q8_0,q2_k,q3_k,q4_k,q5_k,q6_k,iq4_nl,iq4_xs,mxfp4,nvfp4
-families=$families,affine2_g64_bf16,affine3_g64_bf16,affine4_g64_bf16,affine5_g64_bf16
-families=$families,affine6_g64_bf16,affine8_g64_bf16,mlx_mxfp4,mlx_mxfp8,mlx_nvfp4,int4_g128
-families=$families,f32,f16,bf16
 
 bench_group() {
     case $1 in
     moe)
-        rows moe --shape qwen3.5-35b-a3b --format $four_bit,int4_g64,nvfp4,q5_k,q6_k,q8_0 \
-            --tokens $many
+        rows moe --shape qwen3.5-35b-a3b --format $fast --tokens $many
         ;;
     int8) # where that has kernels of its own; the rows say so
         rows moe --shape qwen3.5-35b-a3b --format int4_g128 --tokens 256,512,1024 --precision int8
@@ -285,7 +283,8 @@ bench_group() {
         rows quantize --shape qwen3-30b-a3b --format q8_0,affine4_g64_bf16 --tokens 4096
         ;;
     generic) # every family, for the rate per byte
-        rows qmm --shape 1,8192,2048,1 --tokens 1,64 --format "$families"
+        rows qmm --shape 1,8192,2048,1 --tokens 1,64 --format "$fast,$others,f32,f16,bf16"
+        rows moe --shape qwen3.5-35b-a3b --tokens $many --format "$others"
         ;;
     sustained) # warm to the power limit
         span=3 rows moe --shape qwen3.5-35b-a3b --format int4_g128,q4_k --tokens 4096
