@@ -25,12 +25,11 @@ template <class D> static bool check_low_codes(bool (*fail)(const char *, ...))
                 D::codes(a, row, j, t, args);
                 low::get(b, bytes, j, t);
                 for (int i = 0; i < 8; i++) {
-                    const bool high = low::odd_pairs ? i / 2 % 2 : low::odd_pieces && j % 2;
                     want[gqmm::k_of(D::in_order, t, i)] =
                         gqmm_bf16_to_f32((uint16_t)(a[0][i / 2] >> 16 * (i & 1)));
                     got[gqmm::k_of(low::in_order, t, i)] =
                         ldexp(gqmm_bf16_to_f32((uint16_t)(b[i / 2] >> 16 * (i & 1))),
-                              133 - 4 * high) -
+                              133 - low::bit(j, i / 2)) -
                         low::bias;
                 }
             }

@@ -15,7 +15,8 @@ namespace middle_product
 
 template <class D> struct made_weights {
     typedef D decoder;
-    static constexpr bool exists = true, swizzled = false, ordered = D::in_order != NATIVE;
+    static constexpr bool exists = true, swizzled = false,
+                          ordered = wide_product::wide_codes<D>::in_order != NATIVE;
     static constexpr int least_width = 64, most_width = 64, most_columns = 128;
     static constexpr int most_split = 0;
     static constexpr wide_product::making MAKING = wide_product::making_of<D>();
@@ -30,8 +31,8 @@ template <class D> struct made_weights {
     const uint8_t *planes; // the step's scales of the latter, where they lie apart
     int plane_bytes, plane_step;
     format_args args;
-    uint32_t *scales;                        // of the warp, [16][PITCH]
-    uint32_t held[2][1][4], pairs[2][PAIRS]; // of rows g and g + 8
+    uint32_t *scales;                     // of the warp, [16][PITCH]
+    uint32_t held[2][4], pairs[2][PAIRS]; // of rows g and g + 8
 
     static bool fits(const gqmm_cuda_matrix &w)
     {
@@ -102,7 +103,7 @@ template <class D> struct made_weights {
             const step_row row = {{stage + at + slip + h * (8 * row_bytes), NULL, NULL}};
             wide_product::read_words(pairs[h],
                                      scales + ((lane >> 2) + 8 * h) * PITCH + piece * PAIRS);
-            D::template codes<true>(held[h], row, piece, lane & 3, args);
+            wide_product::get_codes<D, true>(held[h], row, piece, lane & 3, args);
         }
     }
 
@@ -112,13 +113,13 @@ template <class D> struct made_weights {
         for (int h = 0; h < 2; h++)
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                to[2 * i + h] = wide_product::weight_pair<MAKING>(
-                    held[h][0][i], pairs[h] + (i >= 2 ? PAIRS - WORDS : 0));
+                to[2 * i + h] = wide_product::weight_pair<D>(
+                    held[h][i], pairs[h] + (i >= 2 ? PAIRS - WORDS : 0), i);
     }
 
     template <class A> static __device__ __forceinline__ float factor(const A &a)
     {
-        return a.global ? *a.global / 2688.0f : 1.0f;
+        return MAKING == wide_product::LOW ? LOW_FACTOR : a.global ? *a.global / 2688.0f : 1.0f;
     }
 };
 

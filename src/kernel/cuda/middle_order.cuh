@@ -63,8 +63,8 @@ __device__ __forceinline__ void order_columns(const middle_args &a, const block_
         for (int i = 0; i < N / 32; i++)
 #pragma unroll
             for (int c = 0; c < 8; c += 4)
-                order_piece<W::decoder::in_order>(mine + i * (32 * PART * 2),
-                                                  (c ^ (lane & 7)) * 16);
+                order_piece<wide_product::wide_codes<typename W::decoder>::in_order>(
+                    mine + i * (32 * PART * 2), (c ^ (lane & 7)) * 16);
         fence_for_wgmma(); // what is written, to be multiplied and later written over
         barrier_arrive(mem.ordered_columns(columns.stage));
         columns.next(a.column_stages, WARPS);

@@ -62,12 +62,12 @@ template <class S> __device__ __forceinline__ void settle(float (&acc)[2][S::N /
 // Wide tiles are multiplied no wider than their columns need, to so many. Each width is code of its
 // own, for steps of its own: a branch ahead of each multiplication costs as much as it spares.
 // Formats that take longer to compile and to decode have two.
-template <class D> constexpr int WIDTHS_APART = wide_codes<D>::low ? 16 : 32;
+template <class D> constexpr int WIDTHS_APART = wide_codes<D>::apart;
 
 template <class D, class S, int W> constexpr bool is_least_width()
 {
     const int next = W - WIDTHS_APART<D>;
-    return next < 64 || next < (wide_codes<D>::low ? S::N / 2 : S::N - WIDTHS_APART<D>);
+    return next < 64 || next < (WIDTHS_APART<D> < 32 ? S::N / 2 : S::N - WIDTHS_APART<D>);
 }
 
 // A consumer warp's way through the steps of a tile.

@@ -2,7 +2,7 @@
 // Codes of the wide product where they lie in the low bits of a half: a bf16 number of such bits, v
 // times 2^-133, is subnormal or next to it, and a multiplication with a scale times 2^96 makes it
 // normal again. That leaves a mask and a multiply-add for two weights: no exponent to put in and to
-// take out again. A nibble at bits 4 to 7 counts 16 times, which its scale makes up for.
+// take out again. A code at bits 4 to 7 counts 16 times, which its scale makes up for.
 //
 // Weights are then 2^-37 of what they are, exactly so for scales below 2^31; activations in the
 // order of such a decoder are 2^37 of what they are, or else the sums are multiplied in the end.
@@ -11,6 +11,7 @@
 
 #include "kernel/cuda/decode_blocks.cuh"
 #include "kernel/cuda/decode_k_quants.cuh"
+#include "kernel/cuda/decode_low_affine.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
 #include "kernel/cuda/words.cuh"
 
@@ -22,18 +23,61 @@ namespace wide_product
 constexpr int LOW_SCALE = 96, LOW_REST = 133 - LOW_SCALE;
 constexpr float LOW_FACTOR = (float)(1ll << LOW_REST); // of activations
 
-// low:       codes are left in the low bits; get() puts those of piece j for lane t
-// bias:      what a code has too much
-// odd_pairs: pairs 1 and 3 count 16 times; else odd pieces do, if any
+// low:    codes are left in the low bits; get() puts those of piece j for lane t
+// bias:   what a code has too much
+// bit()   at which codes of pair p of piece j lie, the sum of something of j % 4 and something of p
+// apart:  widths of tiles, see WIDTHS_APART
 template <class D> struct wide_codes {
     static constexpr bool low = false;
+    static constexpr int apart = 32;
     static constexpr order in_order = D::in_order;
 };
 
-template <int BIAS> struct low_nibbles {
-    static constexpr bool low = true, odd_pairs = true, odd_pieces = false;
-    static constexpr int bias = BIAS;
+// Formats with offsets whose codes decode_low.cuh leaves whole.
+template <class D> struct low_whole {
+    static constexpr bool low = true;
+    static constexpr int bias = 0, apart = 32;
+    static constexpr order in_order = low_codes<D>::in_order;
+    static_assert(low_codes<D>::parts == 1 && low_codes<D>::bias == 0, "whole codes");
+
+    GQMM_HD static constexpr int bit(int j, int p)
+    {
+        return low_codes<D>::bit(j, p);
+    }
+    GQMM_HD static inline void get(uint32_t (&a)[4], const uint8_t *p, int j, int t)
+    {
+        uint32_t v[1][4];
+        low_codes<D>::template get<true>(v, {{p, NULL, NULL}}, j, t, {32, GQMM_F16});
+        for (int i = 0; i < 4; i++)
+            a[i] = v[0][i];
+    }
+};
+template <> struct wide_codes<dec_q4_1> : low_whole<dec_q4_1> {
+};
+template <> struct wide_codes<dec_q5_1> : low_whole<dec_q5_1> {
+};
+template <> struct wide_codes<dec_q2_k> : low_whole<dec_q2_k> {
+};
+template <> struct wide_codes<dec_affine2> : low_whole<dec_affine2> {
+};
+template <> struct wide_codes<dec_affine3> : low_whole<dec_affine3> {
+};
+template <> struct wide_codes<dec_affine5> : low_whole<dec_affine5> {
+};
+template <> struct wide_codes<dec_affine6> : low_whole<dec_affine6> {
+};
+template <> struct wide_codes<dec_affine8> : low_whole<dec_affine8> {
+};
+
+template <int BIAS> struct wide_nibbles {
+    static constexpr bool low = true;
+    static constexpr int bias = BIAS, apart = 16;
     static constexpr order in_order = NIBBLE;
+
+    GQMM_HD static constexpr int bit(int, int p)
+    {
+        return p % 2 * 4;
+    }
 
     GQMM_HD static inline void get(uint32_t (&a)[4], const uint8_t *p, int j, int t)
     {
@@ -44,15 +88,20 @@ template <int BIAS> struct low_nibbles {
         a[3] = w >> 8 & 0x00f000f0;
     }
 };
-template <> struct wide_codes<dec_int4> : low_nibbles<8> {
+template <> struct wide_codes<dec_int4> : wide_nibbles<8> {
 };
-template <> struct wide_codes<dec_affine4> : low_nibbles<0> {
+template <> struct wide_codes<dec_affine4> : wide_nibbles<0> {
 };
 
 template <> struct wide_codes<dec_q4_k> {
-    static constexpr bool low = true, odd_pairs = false, odd_pieces = true;
-    static constexpr int bias = 0;
+    static constexpr bool low = true;
+    static constexpr int bias = 0, apart = 16;
     static constexpr order in_order = BYTES;
+
+    GQMM_HD static constexpr int bit(int j, int)
+    {
+        return j % 2 * 4;
+    }
 
     GQMM_HD static inline void get(uint32_t (&a)[4], const uint8_t *p, int j, int t)
     {

@@ -94,42 +94,19 @@ __device__ __forceinline__ void make_operand(uint32_t (&to)[16], const step_row 
     uint32_t s0[n], s1[n];
     read_words(s0, scales + g * scale_pitch<D>() + sub * n);
     read_words(s1, scales + (g + 8) * scale_pitch<D>() + sub * n);
-    if constexpr (M == LOW) {
-        using C = wide_codes<D>;
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            uint32_t lo[4], hi[4];
-            C::get(lo, r0.p[0], 2 * sub + h, t);
-            C::get(hi, r1.p[0], 2 * sub + h, t);
-            uint32_t odd0 = s0[2 * h], odd1 = s1[2 * h];
-            if (C::odd_pairs) {
-                odd0 = pair_mul(odd0, both(bf16_power(-4)));
-                odd1 = pair_mul(odd1, both(bf16_power(-4)));
-            }
+    for (int h = 0; h < 2; h++) {
+        uint32_t lo[4], hi[4];
+        get_codes<D, row_align<D> == D::align>(lo, r0, 2 * sub + h, t, f);
+        get_codes<D, row_align<D> == D::align>(hi, r1, 2 * sub + h, t, f);
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                uint32_t *at = to + h * 8 + i * 4;
-                at[0] = pair_fma(lo[2 * i], s0[2 * h], s0[2 * h + 1]);
-                at[1] = pair_fma(hi[2 * i], s1[2 * h], s1[2 * h + 1]);
-                at[2] = pair_fma(lo[2 * i + 1], odd0, s0[2 * h + 1]);
-                at[3] = pair_fma(hi[2 * i + 1], odd1, s1[2 * h + 1]);
-            }
-        }
-    } else {
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            uint32_t lo[D::parts][4], hi[D::parts][4];
-            D::template codes<row_align<D> == D::align>(lo, r0, 2 * sub + h, t, f);
-            D::template codes<row_align<D> == D::align>(hi, r1, 2 * sub + h, t, f);
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const int group = (D::piece == 16 ? 2 * h + i : h) * words;
-                uint32_t *at = to + h * 8 + i * 4;
-                at[0] = weight_pair<M>(lo[0][2 * i], s0 + group);
-                at[1] = weight_pair<M>(hi[0][2 * i], s1 + group);
-                at[2] = weight_pair<M>(lo[0][2 * i + 1], s0 + group);
-                at[3] = weight_pair<M>(hi[0][2 * i + 1], s1 + group);
-            }
+        for (int i = 0; i < 2; i++) {
+            const int group = (D::piece == 16 ? 2 * h + i : h) * words;
+            uint32_t *at = to + h * 8 + i * 4;
+            at[0] = weight_pair<D>(lo[2 * i], s0 + group, 2 * i);
+            at[1] = weight_pair<D>(hi[2 * i], s1 + group, 2 * i);
+            at[2] = weight_pair<D>(lo[2 * i + 1], s0 + group, 2 * i + 1);
+            at[3] = weight_pair<D>(hi[2 * i + 1], s1 + group, 2 * i + 1);
         }
     }
 }

@@ -106,7 +106,7 @@ __device__ __forceinline__ void put_scale(uint32_t *to, float scale, float offse
     constexpr making M = making_of<D>();
     if constexpr (M == LOW) {
         using C = wide_codes<D>;
-        to[0] = twice(scale * power_of_two(LOW_SCALE - (C::odd_pieces && (g & 1) ? 4 : 0)));
+        to[0] = twice(scale * power_of_two(LOW_SCALE - C::bit(g / (32 / D::piece), 0)));
         to[1] = twice((C::bias ? -C::bias * scale : offset) * power_of_two(-LOW_REST));
         return;
     }
@@ -119,15 +119,38 @@ __device__ __forceinline__ void put_scale(uint32_t *to, float scale, float offse
     }
 }
 
-template <making M>
-__device__ __forceinline__ uint32_t weight_pair(uint32_t code, const uint32_t *scale)
+// Codes of piece j of a row for lane t. `row` is where the decoder wants it.
+template <class D, bool ALIGNED>
+__device__ __forceinline__ void get_codes(uint32_t (&a)[4], const step_row &row, int j, int t,
+                                          const format_args &f)
 {
-    if constexpr (M == ONE)
+    if constexpr (making_of<D>() == LOW) {
+        wide_codes<D>::get(a, row.p[0], j, t);
+    } else {
+        uint32_t v[1][4];
+        D::template codes<ALIGNED>(v, row, j, t, f);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            a[i] = v[0][i];
+    }
+}
+
+// Of pair p.
+template <class D>
+__device__ __forceinline__ uint32_t weight_pair(uint32_t code, const uint32_t *scale, int p)
+{
+    constexpr making M = making_of<D>();
+    if constexpr (M == ONE) {
         return pair_mul(code, scale[0]);
-    else if constexpr (M == TWO)
+    } else if constexpr (M == TWO) {
         return pair_fma(code, scale[0], pair_mul(code, scale[1]));
-    else
+    } else if constexpr (M == LOW) {
+        const int bit = wide_codes<D>::bit(0, p) - wide_codes<D>::bit(0, 0);
+        const uint32_t by = bit ? pair_mul(scale[0], both(bf16_power(-bit))) : scale[0];
+        return pair_fma(code, by, scale[1]);
+    } else {
         return pair_fma(code, scale[0], scale[1]);
+    }
 }
 
 // Scales of groups `count` * half and following of a row.
