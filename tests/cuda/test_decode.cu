@@ -109,15 +109,6 @@ template <class D> struct low_of<D, std::void_t<decltype(low_codes<D>::parts)>> 
     static constexpr bool has = true;
 };
 
-template <class D, class = void> struct low_scales_of {
-    static constexpr bool has = false;
-};
-
-template <class D>
-struct low_scales_of<D, std::void_t<decltype(&low_codes<D>::template scales<true>)>> {
-    static constexpr bool has = true;
-};
-
 template <class D, bool ALIGNED>
 GQMM_HD static void decode(results *out, const step_row &r, int j, int t, const format_args &f)
 {
@@ -138,10 +129,10 @@ GQMM_HD static void decode(results *out, const step_row &r, int j, int t, const 
             for (int i = 0; i < 4; i++)
                 out->low[j][t][part][i] = v[part][i];
     }
-    if constexpr (ALIGNED && low_scales_of<D>::has) {
+    if constexpr (ALIGNED && has_low_scales<D>) {
         constexpr int N = 64 / D::piece;
         float2 s[N];
-        low_codes<D>::template scales<true>(s, r, t);
+        low_scales<D, true>(s, r, t);
         for (int i = 0; i < N; i++)
             out->low_scales[N * t + i] = s[i];
     }
@@ -254,7 +245,7 @@ template <class D> static bool check_low(const results &got, const char *how)
             }
         }
     }
-    for (int g = 0; low_scales_of<D>::has && g < D::step / D::piece; g++)
+    for (int g = 0; has_low_scales<D> && g < D::step / D::piece; g++)
         if (memcmp(&got.low_scales[g], &got.scales[g], sizeof(float2)) != 0 &&
             got.scales[g].x == got.scales[g].x && got.scales[g].y == got.scales[g].y)
             return fail("%s: scale %d is %g", how, g, got.low_scales[g].x);

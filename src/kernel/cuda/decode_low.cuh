@@ -15,7 +15,9 @@
 //   get(a, row, j, t, args)
 // and may have
 //   scales(s, row, t)          what scale() says of the groups of pieces 2 t and 2 t + 1
-// both templates of ALIGNED as in decode.cuh.
+//   integers(s, m, row, t)     the same as integers that bf16 has and what these are multiplied by,
+//                              which it returns: scales and offsets are s.x * v.x and m * v.y
+// all templates of ALIGNED as in decode.cuh.
 // For decoders that are not here it is not defined.
 #ifndef GQMM_KERNEL_CUDA_DECODE_LOW_CUH
 #define GQMM_KERNEL_CUDA_DECODE_LOW_CUH
@@ -23,11 +25,35 @@
 #include "kernel/cuda/decode_blocks.cuh"
 #include "kernel/cuda/decode_k_quants.cuh"
 #include "kernel/cuda/decode_mlx.cuh"
+#include <type_traits>
 
 namespace gqmm
 {
 
 template <class D> struct low_codes;
+
+template <class D, class = void> constexpr bool has_scales = false;
+template <class D>
+constexpr bool has_scales<D, std::void_t<decltype(&low_codes<D>::template scales<true>)>> = true;
+template <class D, class = void> constexpr bool has_integers = false;
+template <class D>
+constexpr bool has_integers<D, std::void_t<decltype(&low_codes<D>::template integers<true>)>> =
+    true;
+template <class D> constexpr bool has_low_scales = has_scales<D> || has_integers<D>;
+
+// What scale() says of the groups of pieces 2 t and 2 t + 1 of a format that has either.
+template <class D, bool ALIGNED, int N>
+GQMM_HD static inline void low_scales(float2 (&to)[N], const step_row &r, int t)
+{
+    if constexpr (has_scales<D>) {
+        low_codes<D>::template scales<ALIGNED>(to, r, t);
+    } else {
+        float s[N], m[N] = {};
+        const float2 v = low_codes<D>::template integers<ALIGNED>(s, m, r, t);
+        for (int i = 0; i < N; i++)
+            to[i] = make_float2(mul(v.x, s[i]), D::has_offset ? mul(v.y, m[i]) : 0.0f);
+    }
+}
 
 // A step of 256 weights where other products take less.
 template <class D> struct of_256 : D {
@@ -149,6 +175,15 @@ template <> struct low_codes<dec_iq4_xs> : low_base<HALVES, 127> {
     {
         low_iq4(a[0], low_memory<dec_iq4_xs, ALIGNED>(r.p[0]).word(8 + 16 * j, 4 * t));
     }
+    template <bool ALIGNED>
+    GQMM_HD static float2 integers(float (&s)[2], float (&)[2], const step_row &r, int t)
+    {
+        const low_memory<dec_iq4_xs, ALIGNED> m(r.p[0]);
+        const uint32_t head = m.word(0), low = m.word(4) >> 8 * t, high = head >> 12 >> 4 * t;
+        s[0] = integer((low & 15) | (high & 0x30), 32);
+        s[1] = integer((low >> 4 & 15) | (high >> 2 & 0x30), 32);
+        return make_float2(half_to_float(head & 0xffff), 0.0f);
+    }
 };
 
 // ---------------------------------------------------------------- E2M1
@@ -245,15 +280,17 @@ template <> struct low_codes<dec_q2_k> : low_base<CROSSED, 0> {
         low_halves(a[0], low_memory<dec_q2_k, ALIGNED>(r.p[0]), 16 + 32 * (j >> 2), t,
                    3u << bit(j, 0));
     }
-    template <bool ALIGNED> GQMM_HD static void scales(float2 (&s)[4], const step_row &r, int t)
+    template <bool ALIGNED>
+    GQMM_HD static float2 integers(float (&s)[4], float (&m)[4], const step_row &r, int t)
     {
-        const low_memory<dec_q2_k, ALIGNED> m(r.p[0]);
-        const uint32_t w = m.word(0, 4 * t), low = w & 0x0f0f0f0f, high = w >> 4 & 0x0f0f0f0f;
-        const uint32_t dd = m.word(80);
-        const float d = half_to_float(dd & 0xffff), least = half_to_float(dd >> 16);
-        for (int i = 0; i < 4; i++)
-            s[i] =
-                make_float2(mul(d, low_integer(low, i, 0)), -mul(least, low_integer(high, i, 0)));
+        const low_memory<dec_q2_k, ALIGNED> from(r.p[0]);
+        const uint32_t w = from.word(0, 4 * t), low = w & 0x0f0f0f0f, high = w >> 4 & 0x0f0f0f0f;
+        const uint32_t dd = from.word(80);
+        for (int i = 0; i < 4; i++) {
+            s[i] = low_integer(low, i, 0);
+            m[i] = low_integer(high, i, 0);
+        }
+        return make_float2(half_to_float(dd & 0xffff), -half_to_float(dd >> 16));
     }
 };
 
@@ -274,14 +311,15 @@ template <> struct low_codes<dec_q3_k> : low_base<CROSSED, 4, 2> {
         low_halves(a[0], m, 32 + 32 * (j >> 2), t, 3u << bit(j, 0));
         low_halves(a[1], m, 0, t, 1u << j);
     }
-    template <bool ALIGNED> GQMM_HD static void scales(float2 (&s)[4], const step_row &r, int t)
+    template <bool ALIGNED>
+    GQMM_HD static float2 integers(float (&s)[4], float (&)[4], const step_row &r, int t)
     {
         const low_memory<dec_q3_k, ALIGNED> m(r.p[0]);
         const uint32_t low = m.word(96, 4 * (t & 1)) >> 4 * (t >> 1) & 0x0f0f0f0f;
         const uint32_t w = pick(m.word(104) >> 2 * t << 4, 0x30303030, low);
-        const float d = m.f16(108);
         for (int i = 0; i < 4; i++)
-            s[i] = make_float2(mul(d, low_integer(w, i, 32)), 0.0f);
+            s[i] = low_integer(w, i, 32);
+        return make_float2(m.f16(108), 0.0f);
     }
 };
 
@@ -365,13 +403,14 @@ template <> struct low_codes<dec_q6_k> : low_base<CROSSED, 32, 2> {
         low_halves(a[0], m, 64 * (j >> 2) + 32 * (j & 1), t, 15u << bit(j, 0));
         low_halves(a[1], m, 128 + 32 * (j >> 2), t, 3u << 2 * (j & 3));
     }
-    template <bool ALIGNED> GQMM_HD static void scales(float2 (&s)[4], const step_row &r, int t)
+    template <bool ALIGNED>
+    GQMM_HD static float2 integers(float (&s)[4], float (&)[4], const step_row &r, int t)
     {
         const low_memory<dec_q6_k, ALIGNED> m(r.p[0]);
         const uint32_t w = m.word(192, 4 * t) ^ 0x80808080;
-        const float d = m.f16(208);
         for (int i = 0; i < 4; i++)
-            s[i] = make_float2(mul(d, low_integer(w, i, 128)), 0.0f);
+            s[i] = low_integer(w, i, 128);
+        return make_float2(m.f16(208), 0.0f);
     }
 };
 

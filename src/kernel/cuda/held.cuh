@@ -58,17 +58,44 @@ __device__ __forceinline__ void transposed_parts(uint32_t (&part)[N], float low,
     }
 }
 
-// The lane's 64 numbers of column lane / 4, eight for each word of nibbles, larger than they are by
-// 2^power: USUALLY, or so that the largest of the column is about 2^100, where products with
-// nibbles neither overflow nor lose bits. PARTS: fewer registers, more instructions before the
+// The lane's 64 numbers of column lane / 4 of a step, larger than they are by 2^power: USUALLY, or
+// so that the largest of the column is about 2^100, where products with nibbles neither overflow
+// nor lose bits.
+struct held_numbers {
+    uint32_t x[8][4];
+    int power;
+
+    __device__ __forceinline__ void find_power()
+    {
+        uint32_t top[8];
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            top[i] = pair_most(pair_most(x[i][0], x[i][1]), pair_most(x[i][2], x[i][3]));
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            top[i] = pair_most(top[i], top[i + 4]);
+        const uint32_t most =
+            largest_of<4>(pair_most(pair_most(top[0], top[1]), pair_most(top[2], top[3])));
+        const int above = USUALLY + 127 - (int)(most >> 7);
+        power = above > 127 ? 127 : above < USUALLY - 127 ? USUALLY - 127 : above;
+        power = most == 0 || most - SIZE_0 < SIZE_1 - SIZE_0 ? USUALLY : power;
+    }
+
+    // What columns 2 t and 2 t + 1 of a result are to be multiplied by.
+    __device__ __forceinline__ float2 post(int t) const
+    {
+        return make_float2(power_of_two(USUALLY - __shfl_sync(~0u, power, 8 * t)),
+                           power_of_two(USUALLY - __shfl_sync(~0u, power, 8 * t + 4)));
+    }
+};
+
+// Eight of them for each word of nibbles. PARTS: fewer registers, more instructions before the
 // first product.
-template <class L, bool PARTS_ = true> struct held {
+template <class L, bool PARTS_ = true> struct held : held_numbers {
     static constexpr bool PARTS = PARTS_;
     static constexpr int N = L::N;
-    uint32_t x[8][4];
     uint32_t sums[(3 * N + 7) / 8]; // of groups: three bf16 parts, as multiply() takes them
     float2 whole[N];                // or of columns 2 t and 2 t + 1
-    int power;
 
     __device__ __forceinline__ uint4 eight(int i) const
     {
@@ -95,29 +122,6 @@ template <class L, bool PARTS_ = true> struct held {
             x[i][2] = v.z;
             x[i][3] = v.w;
         }
-    }
-
-    __device__ __forceinline__ void find_power()
-    {
-        uint32_t top[8];
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            top[i] = pair_most(pair_most(x[i][0], x[i][1]), pair_most(x[i][2], x[i][3]));
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            top[i] = pair_most(top[i], top[i + 4]);
-        const uint32_t most =
-            largest_of<4>(pair_most(pair_most(top[0], top[1]), pair_most(top[2], top[3])));
-        const int above = USUALLY + 127 - (int)(most >> 7);
-        power = above > 127 ? 127 : above < USUALLY - 127 ? USUALLY - 127 : above;
-        power = most == 0 || most - SIZE_0 < SIZE_1 - SIZE_0 ? USUALLY : power;
-    }
-
-    // What columns 2 t and 2 t + 1 of a result are to be multiplied by.
-    __device__ __forceinline__ float2 post(int t) const
-    {
-        return make_float2(power_of_two(USUALLY - __shfl_sync(~0u, power, 8 * t)),
-                           power_of_two(USUALLY - __shfl_sync(~0u, power, 8 * t + 4)));
     }
 
     // Once the power is known: numbers enlarged and in pairs. The sums of group r % N are row r of

@@ -39,11 +39,6 @@ struct piece_codes<D, true, std::void_t<decltype(low_codes<D>::parts)>> : low_co
     static constexpr bool low = true;
 };
 
-template <class D, class = void> constexpr bool has_low_scales = false;
-template <class D>
-constexpr bool has_low_scales<D, std::void_t<decltype(&low_codes<D>::template scales<true>)>> =
-    true;
-
 // Plain numbers: infinities among them would meet the zeros of other pieces, but they have no
 // scales either, so that every column meets all pieces and the first one counts.
 template <class D>
@@ -56,7 +51,7 @@ __device__ __forceinline__ void piece_scales(float2 (&s)[N], const step_row &r, 
                                              const format_args &f)
 {
     if constexpr (has_low_scales<D>) {
-        low_codes<D>::template scales<ALIGNED>(s, r, t);
+        low_scales<D, ALIGNED>(s, r, t);
     } else if constexpr (D::planes == 3) {
 #pragma unroll
         for (int i = 0; i < N; i++) {
@@ -73,6 +68,34 @@ __device__ __forceinline__ void piece_scales(float2 (&s)[N], const step_row &r, 
         for (int i = 0; i < N; i++)
             s[i] = D::template scale<ALIGNED>(r, N * t + i, f);
     }
+}
+
+// The eight numbers of a piece of activations that lane t holds, as they lie.
+template <order O>
+__device__ __forceinline__ void load_eight(uint32_t (&to)[4], const uint16_t *piece, int t)
+{
+    if (O == NATIVE) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            to[i] = *(const uint32_t *)(piece + 2 * t + 8 * i);
+    } else if (O == HALVES || O == CROSSED) {
+        const uint2 v = *(const uint2 *)(piece + 4 * t), w = *(const uint2 *)(piece + 16 + 4 * t);
+        to[0] = v.x, to[1] = v.y, to[2] = w.x, to[3] = w.y;
+    } else {
+        const uint4 v = *(const uint4 *)(piece + 8 * t);
+        to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+    }
+}
+
+// Pair i of them in an order.
+template <order O> __device__ __forceinline__ uint32_t pair_in(const uint32_t (&v)[4], int i)
+{
+    const int beyond = O == NIBBLE ? 2 : 1; // pairs are of numbers so far apart
+    if (O == NIBBLE)
+        return __byte_perm(v[i / 2], v[i / 2 + beyond], i % 2 ? 0x7632 : 0x5410);
+    if (O == CROSSED || O == BYTES)
+        return __byte_perm(v[i & 2], v[(i & 2) + beyond], i % 2 ? 0x7632 : 0x5410);
+    return v[i];
 }
 
 // Activations of a step of STEP weights in a warp's registers, and what meets them there. Affine
@@ -92,20 +115,10 @@ template <class D, int STEP, bool LOW = true> struct piece_x {
     // A step's numbers begin at `step`, and `left` of them are there.
     __device__ __forceinline__ void load(const uint16_t *step, int left, int g, int t)
     {
-        const uint16_t *at = step + g * 32;
-        if ((PIECES < 8 && g >= PIECES) || g * 32 >= left) {
+        if ((PIECES < 8 && g >= PIECES) || g * 32 >= left)
             raw[0] = raw[1] = raw[2] = raw[3] = 0;
-        } else if (codes::in_order == NATIVE) {
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                raw[i] = *(const uint32_t *)(at + 2 * t + 8 * i);
-        } else if (codes::in_order == HALVES || codes::in_order == CROSSED) {
-            const uint2 v = *(const uint2 *)(at + 4 * t), w = *(const uint2 *)(at + 16 + 4 * t);
-            raw[0] = v.x, raw[1] = v.y, raw[2] = w.x, raw[3] = w.y;
-        } else {
-            const uint4 v = *(const uint4 *)(at + 8 * t);
-            raw[0] = v.x, raw[1] = v.y, raw[2] = v.z, raw[3] = v.w;
-        }
+        else
+            load_eight<codes::in_order>(raw, step + g * 32, t);
     }
 
     __device__ __forceinline__ void prepare(int g, int t)
@@ -116,14 +129,9 @@ template <class D, int STEP, bool LOW = true> struct piece_x {
         if (SUMS)
             add_up(power_of_two(power - USUALLY), t);
         post = codes::low ? power_of_two(USUALLY - power) : 1.0f;
-        const int beyond = codes::in_order == NIBBLE ? 2 : 1; // pairs are of numbers so far apart
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            own[i] = raw[i];
-            if (codes::in_order == NIBBLE)
-                own[i] = __byte_perm(raw[i / 2], raw[i / 2 + beyond], i % 2 ? 0x7632 : 0x5410);
-            else if (codes::in_order == CROSSED || codes::in_order == BYTES)
-                own[i] = __byte_perm(raw[i & 2], raw[(i & 2) + beyond], i % 2 ? 0x7632 : 0x5410);
+            own[i] = pair_in<codes::in_order>(raw, i);
             if (codes::low)
                 own[i] = pair_mul(own[i], pair_of_powers(power - codes::bit(g, i)));
         }
