@@ -63,22 +63,28 @@ static bool check_stay_plan(const gqmm_cuda_product &p, bool (*fail)(const char 
                 plan.bytes, plan.ring);
 }
 
-// Of E2M1 codes, in pairs and in tiles of a list.
+// Of layouts with numbers of their own, in pairs and in tiles of a list.
 template <class D>
-static bool check_fp4_plan(gqmm_cuda_product p, int path, bool (*fail)(const char *, ...))
+static bool check_own_plan(gqmm_cuda_product p, int path, bool (*fail)(const char *, ...))
 {
-    if constexpr (has_fp4<D>) {
+    if constexpr (has_own<D>) {
+        typedef own_lane<D> lane;
+        typedef long_lane<D> longer;
         p.w.aligned = p.up.aligned = 1;
-        for (int i = 0; i < 2; i++)
+        p.w.scale_type = p.up.scale_type = GQMM_BF16;
+        for (int i = 0; i < 3; i++)
             p.w.row_stride[i] = p.up.row_stride[i] = 2 * p.k;
-        const bool served = is_for_fp4<D>(&p, path);
+        const bool served = is_for_own<D>(&p, path);
         const int per_tile = p.up.plane[0] ? 8 : 16;
         const bool wanted = path == GQMM_CUDA_SM90 && p.x_type == GQMM_BF16 && p.rhs && p.m == 1 &&
                             p.n % per_tile == 0 && p.n_pairs <= DIRECT_PAIRS && is_quick(&p) &&
-                            p.k <= stay_warps<lane_fp4<D>> * stay_step<lane_fp4<D>>;
-        return served == wanted
-                   ? !served || check_stay_plan<lane_fp4<D>, false>(p, fail)
-                   : fail("sm_%d: [%d, %d] of E2M1 codes: %d", path, (int)p.n, (int)p.k, served);
+                            p.k <= stay_warps<longer> * stay_step<longer> &&
+                            (has_fp4<D> || (p.k % D::block == 0 && p.n_pairs >= LOW_PAIRS));
+        const bool is_short = p.k <= stay_warps<lane> * stay_step<lane>;
+        return served == wanted ? !served || (is_short ? check_stay_plan<lane, false>(p, fail)
+                                                       : check_stay_plan<longer, false>(p, fail))
+                                : fail("sm_%d: [%d, %d] of %d pairs in its own layout: %d", path,
+                                       (int)p.n, (int)p.k, (int)p.n_pairs, served);
     }
     return true;
 }

@@ -358,7 +358,7 @@ template <class D> static bool check_plans(void)
                      (p.x_type != GQMM_BF16 ||
                       (check_plan<D, 1>(p, path) && check_plan<D, 4>(p, path))) &&
                      check_direct_plans((const typename lanes_of<D>::list *)NULL, p, path, fail) &&
-                     check_fp4_plan<D>(p, path, fail) &&
+                     check_own_plan<D>(p, path, fail) &&
                      check_small_plans((const typename lanes_of<D>::list *)NULL, p, fail) &&
                      check_single_plan<D>(p, path, fail);
             }

@@ -320,14 +320,25 @@ template <> struct lanes_of<dec_affine4> {
     typedef direct_lanes<lane_nibbles<64, true>, lane_nibbles<128, true>> list;
 };
 
-// The layout of formats of E2M1 codes.
+// The layout with numbers of its own of a format: for E2M1 codes, for others that have low_codes
+// and no list above, or none. q5_k and q6_k gain too little by it.
 template <class D>
 constexpr bool has_fp4 = std::is_same<D, dec_mxfp4>::value || std::is_same<D, dec_mlx_mxfp4>::value;
+template <class D>
+constexpr bool has_low = !has_fp4<D> && D::step == 256 && piece_codes<D, true>::low &&
+                         !std::is_same<D, dec_q5_k>::value && !std::is_same<D, dec_q6_k>::value &&
+                         std::is_same<typename lanes_of<D>::list, direct_lanes<>>::value;
+template <class D> constexpr bool has_own = has_fp4<D> || has_low<D>;
+template <class D> using own_lane = std::conditional_t<has_fp4<D>, lane_fp4<D>, lane_low<D, 8>>;
+template <class D> using long_lane = std::conditional_t<has_fp4<D>, lane_fp4<D>, lane_low<D, 16>>;
 
-template <class D> bool is_for_fp4(const gqmm_cuda_product *p, int path)
+// Of fewer pairs product.cuh and sum.cuh are as fast with low_codes.
+constexpr int LOW_PAIRS = 16;
+
+template <class D> bool is_for_own(const gqmm_cuda_product *p, int path)
 {
-    if constexpr (has_fp4<D>)
-        return fp4_fits<lane_fp4<D>>(p, path);
+    if constexpr (has_own<D>)
+        return (has_fp4<D> || p->n_pairs >= LOW_PAIRS) && own_fits<long_lane<D>>(p, path);
     return false;
 }
 
@@ -353,15 +364,17 @@ template <class D> bool fp4_beats_few(const gqmm_cuda_few *c, int path)
 {
     gqmm_cuda_product p = product_of_pairs(c->w, c->choice.n_slots);
     p.up = c->up;
-    return is_for_fp4<D>(&p, path) && direct_steps(&p) >= FP4_BEATS_FEW;
+    return has_fp4<D> && is_for_own<D>(&p, path) && direct_steps(&p) >= FP4_BEATS_FEW;
 }
 
 template <class D> int best_product(const gqmm_cuda_product *p, int path, gqmm_stream s)
 {
     bool done;
-    if constexpr (has_fp4<D>)
-        if (is_for_fp4<D>(p, path) && x_aligned(p))
-            return stay<lane_fp4<D>, false>(p, path, s);
+    if constexpr (has_own<D>)
+        if (is_for_own<D>(p, path) && x_aligned(p))
+            return p->k <= stay_warps<own_lane<D>> * stay_step<own_lane<D>>
+                       ? stay<own_lane<D>, false>(p, path, s)
+                       : stay<long_lane<D>, false>(p, path, s);
     const int error = lanes_of<D>::list::run(p, path, s, &done);
     return done ? error : product<D>(p, path, s);
 }
@@ -369,7 +382,7 @@ template <class D> int best_product(const gqmm_cuda_product *p, int path, gqmm_s
 // By sizes and strides.
 template <class D> bool eights_fit(const gqmm_cuda_product *p)
 {
-    return lanes_of<D>::list::stay(p, GQMM_CUDA_SM90) || is_for_fp4<D>(p, GQMM_CUDA_SM90);
+    return lanes_of<D>::list::stay(p, GQMM_CUDA_SM90) || is_for_own<D>(p, GQMM_CUDA_SM90);
 }
 
 // One launch for down and the weighted sum pays where the product has no better one.
@@ -377,7 +390,7 @@ template <class D> bool best_sum_fits(const gqmm_cuda_sum *c, int path)
 {
     const gqmm_cuda_product p = product_of_pairs(c->w, c->n_tokens * c->n_slots);
     return sum_fits<D>(c) && !lanes_of<D>::list::fit(&p, GQMM_CUDA_SM90) &&
-           !is_for_fp4<D>(&p, path);
+           !is_for_own<D>(&p, path);
 }
 
 } // namespace gqmm

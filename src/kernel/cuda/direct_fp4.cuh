@@ -72,6 +72,7 @@ template <class L> struct held_fp4 {
 };
 
 template <class D> struct lane_fp4 {
+    typedef held_fp4<lane_fp4> numbers;
     // Codes of a row and what is around them fill 128 bytes of a stage, then come scales of MLX:
     // lanes of a quad read 16 neighbouring bytes, eight rows meet all banks.
     static constexpr int planes = D::planes, TAIL = 128, PITCH = planes == 1 ? 144 : 176;
@@ -79,6 +80,8 @@ template <class D> struct lane_fp4 {
     // Of a step, and warps of a block, each with a step of K: where bytes of rows lie anywhere,
     // shorter steps come in fewer copies.
     static constexpr int PIECES = planes == 1 ? 6 : 8, WARPS = planes == 1 ? 15 : 12;
+    static constexpr int BLOCKS = 1; // of a multiprocessor
+    static constexpr int STEP = PIECES * 32;
     static constexpr int SLIPS = planes == 1 ? 4 : 1;
     static constexpr int SECOND = planes == 1 ? 2 : 1; // pair of low_e2m1() in the order of k
     static constexpr bool PAIRS = false;               // see direct_lanes.cuh

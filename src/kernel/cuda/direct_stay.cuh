@@ -9,6 +9,7 @@
 
 #include "kernel/cuda/direct_digits.cuh"
 #include "kernel/cuda/direct_fp4.cuh"
+#include "kernel/cuda/direct_low.cuh"
 #include "kernel/cuda/direct_q4_k.cuh"
 #include "kernel/cuda/direct_walk.cuh"
 #include "kernel/cuda/epilogue.cuh"
@@ -27,21 +28,32 @@ constexpr int STAY_PAD = 2;                    // of them take as long as a tile
 template <bool DIGITAL> constexpr int STAY_COLUMNS = DIGITAL ? 8 / DIGITS : DIRECT_COLUMNS;
 template <bool DIGITAL> using stay_sum = std::conditional_t<DIGITAL, float2, float4>;
 
-// Layouts that have numbers of their own have more warps in a block, to which one is enough.
-template <class L> constexpr bool is_fp4 = false;
-template <class D> constexpr bool is_fp4<lane_fp4<D>> = true;
-template <class L> constexpr int stay_warps = STAY_WARPS;
-template <class D> constexpr int stay_warps<lane_fp4<D>> = lane_fp4<D>::WARPS;
-template <class L> constexpr int stay_blocks = is_fp4<L> ? 1 : STAY_BLOCKS;
-template <class L> constexpr int stay_step = HELD;
-template <class D> constexpr int stay_step<lane_fp4<D>> = lane_fp4<D>::PIECES * 32;
-template <class L> constexpr int stay_round = is_fp4<L> ? 12 : STAY_ROUND;
+// Shared memory of a multiprocessor with GQMM_CUDA_SM90 for each of its blocks.
+constexpr int STAY_MEMORY = 222 * 1024 / STAY_BLOCKS - 4096;
 
-template <class L, bool DIGITAL> struct stay_numbers {
+// Layouts that have `numbers` of their own have WARPS in each of BLOCKS of a multiprocessor, with
+// STEPs of K, and as many row tiles between two meetings as there is room for.
+template <class L, class = void> struct stay_of {
+    static constexpr bool own = false;
+    static constexpr int warps = STAY_WARPS, blocks = STAY_BLOCKS, step = HELD, round = STAY_ROUND;
+};
+template <class L> struct stay_of<L, std::void_t<typename L::numbers>> {
+    static constexpr bool own = true;
+    static constexpr int warps = L::WARPS, blocks = L::BLOCKS, step = L::STEP;
+    static constexpr int room =
+        STAY_BLOCKS * STAY_MEMORY / (blocks * warps) - STAY_STAGES * L::stage_bytes;
+    static constexpr int round = room < 12 * 512 ? room / 512 : 12;
+};
+template <class L> constexpr int stay_warps = stay_of<L>::warps;
+template <class L> constexpr int stay_blocks = stay_of<L>::blocks;
+template <class L> constexpr int stay_step = stay_of<L>::step;
+template <class L> constexpr int stay_round = stay_of<L>::round;
+
+template <class L, bool DIGITAL, class = void> struct stay_numbers {
     typedef std::conditional_t<DIGITAL, digits<L>, held<L>> type;
 };
-template <class D> struct stay_numbers<lane_fp4<D>, false> {
-    typedef held_fp4<lane_fp4<D>> type;
+template <class L> struct stay_numbers<L, false, std::void_t<typename L::numbers>> {
+    typedef typename L::numbers type;
 };
 template <class L, bool DIGITAL> using stay_x = typename stay_numbers<L, DIGITAL>::type;
 
@@ -178,7 +190,7 @@ __device__ __forceinline__ void multiply_held(const gqmm_cuda_product &p, const 
         weights.bring((uint32_t)stage, own_share, lane);
     };
     stay_x<L, DIGITAL> x;
-    if constexpr (is_fp4<L>)
+    if constexpr (stay_of<L>::own)
         L::begin(weights.rows, x, p, step, lane);
     const auto load_x = [&](const column_set<DIRECT_COLUMNS> &c) {
         const int own = DIGITAL ? lane / 16 : g;
@@ -186,7 +198,7 @@ __device__ __forceinline__ void multiply_held(const gqmm_cuda_product &p, const 
         const uint16_t *row = x_at < 0 ? NULL : (const uint16_t *)p.x + x_at + step * stay_step<L>;
         if constexpr (DIGITAL) {
             x.load(row, lane);
-        } else if constexpr (is_fp4<L>) {
+        } else if constexpr (stay_of<L>::own) {
             x.load(row, (int)p.k - step * stay_step<L>, t);
         } else {
             x = {};
@@ -282,9 +294,6 @@ __global__ void __launch_bounds__(stay_warps<L> * 32, stay_blocks<L>)
 
 // ---------------------------------------------------------------- host
 
-// Shared memory of a multiprocessor with GQMM_CUDA_SM90 for each of its blocks.
-constexpr int STAY_MEMORY = 222 * 1024 / STAY_BLOCKS - 4096;
-
 // The layouts of direct.cuh that come here.
 template <class L> constexpr bool stays = false;
 template <> constexpr bool stays<lane_nibbles<128, false>> = true;
@@ -319,9 +328,9 @@ template <class L> bool digits_fit(const gqmm_cuda_product *p, int path)
            p->m == 1 && (double)p->n_pairs <= most_digits<L> * p->w.n_experts && is_quick(p);
 }
 
-// The same of E2M1 codes, which direct.cuh does not serve: up to eight columns of each of several
-// experts.
-template <class L> bool fp4_fits(const gqmm_cuda_product *p, int path)
+// The same of layouts with numbers of their own, which direct.cuh does not serve: up to eight
+// columns of each of several experts.
+template <class L> bool own_fits(const gqmm_cuda_product *p, int path)
 {
     const int per_tile = p->up.plane[0] ? 8 : 16;
     return path == GQMM_CUDA_SM90 && p->x_type == GQMM_BF16 && p->k > 0 && p->k % 32 == 0 &&

@@ -15,12 +15,20 @@ namespace gqmm
 
 constexpr int ROWS = 16; // of a warp: the rows of a matrix instruction
 
+// A decoder may tell of rows that lie less freely: how far from a multiple of 16 they start at
+// most, and how many bytes a scale of affine formats has at most.
+template <class D, class = void> constexpr int most_slip = D::loose ? 15 : 0;
+template <class D> constexpr int most_slip<D, std::void_t<decltype(D::slips)>> = D::slips;
+template <class D, class = void> constexpr bool tells_slip = false;
+template <class D> constexpr bool tells_slip<D, std::void_t<decltype(D::slips)>> = true;
+template <class D, class = void> constexpr int scale_width = 4;
+template <class D> constexpr int scale_width<D, std::void_t<decltype(D::two_byte_scales)>> = 2;
+
 // Bytes between rows in shared memory. Lanes of a quad read 16 or 32 neighbouring bytes of one row
 // and quads read rows 0, 1, 2 ...: an odd multiple of these spreads the rows over the banks.
 template <class D> GQMM_HD constexpr int code_pitch()
 {
-    const int bytes =
-        ((int)D::bytes(0, D::step, format_args{}) + (D::loose ? 15 : 0) + 15) / 16 * 16;
+    const int bytes = ((int)D::bytes(0, D::step, format_args{}) + most_slip<D> + 15) / 16 * 16;
     const int quad = D::in_order == SERIAL ? 32 : 16;
     return ((bytes + quad - 1) / quad | 1) * quad;
 }
@@ -41,7 +49,7 @@ template <class D> constexpr bool ends_anywhere = D::loose || scale_bytes_of<D>:
 template <class D> GQMM_HD constexpr int scale_pitch()
 {
     static_assert(scale_bytes_of<D>::value + 15 <= 32, "a step's scales in two times 16 bytes");
-    return D::planes == 1 ? 0 : scale_bytes_of<D>::value ? 32 : D::step / 32 * 4;
+    return D::planes == 1 ? 0 : scale_bytes_of<D>::value ? 32 : D::step / 32 * scale_width<D>;
 }
 
 template <class D> GQMM_HD constexpr int row_pitch()
@@ -82,7 +90,7 @@ struct row_block {
 // left. Few registers and no arithmetic but additions: it is done for every step.
 template <class D> struct loader {
     static constexpr int bytes = (int)D::bytes(0, D::step, format_args{});
-    static constexpr int pieces = (bytes + (D::loose ? 15 : 0) + 15) / 16;
+    static constexpr int pieces = (bytes + most_slip<D> + 15) / 16;
     static constexpr int eights = pieces / 8, rest = pieces % 8;
     static constexpr int wide = rest <= 1 ? 1 : rest <= 2 ? 2 : rest <= 4 ? 4 : 8; // lanes for rest
 
@@ -175,17 +183,20 @@ template <class D> struct loader {
                          row + code_pitch<D>() + scale_pitch<D>()}};
     }
 
-  private:
+    // Plane 0 alone, of regular rows.
     __device__ __forceinline__ void bring_codes(uint8_t *stage, int s, int64_t k, int64_t quarter,
                                                 int64_t half, int lane, const format_args &f) const
     {
+        const int64_t row = D::bytes(0, k, f);
         if (!ends_anywhere<D> || s < whole)
-            bring_step<false>(stage, s, 0, quarter, half, lane);
+            bring_step<INSIDE>(stage, s, 0, quarter, half, lane);
+        else if (tells_slip<D> && (s + 1) * bytes <= row)
+            bring_step<AT_END>(stage, s, bytes, quarter, half, lane);
         else
-            bring_step<true>(stage, s, (int)(D::bytes(0, k, f) - (int64_t)s * bytes), quarter, half,
-                             lane);
+            bring_step<BEYOND>(stage, s, (int)(row - (int64_t)s * bytes), quarter, half, lane);
     }
 
+  private:
     __device__ __forceinline__ void bring_all_scales(uint8_t *stage, int s, int64_t k, bool aligned,
                                                      int lane, const format_args &f) const
     {
@@ -208,7 +219,7 @@ template <class D> struct loader {
 
     __device__ __forceinline__ static const uint8_t *down_to_16(const uint8_t *p)
     {
-        return D::loose ? (const uint8_t *)((uintptr_t)p & ~(uintptr_t)15) : p;
+        return most_slip<D> ? (const uint8_t *)((uintptr_t)p & ~(uintptr_t)15) : p;
     }
 
     // 16 bytes of a row that ends `here` bytes after `down`: zeros behind that, which are not read.
@@ -221,9 +232,10 @@ template <class D> struct loader {
                             : 16);
     }
 
-    // A step. END: `left` bytes are left of the rows, so that pieces of 16 may reach over their end
-    // or lie behind it.
-    template <bool END>
+    // A step, of whose rows `left` bytes are left: pieces of 16 lie inside them, may reach over
+    // their end, or those behind it are wanted as well, as zeros.
+    enum ending { INSIDE, AT_END, BEYOND };
+    template <ending END>
     __device__ __forceinline__ void bring_step(uint8_t *stage, int s, int left, int64_t quarter,
                                                int64_t half, int lane) const
     {
@@ -238,7 +250,7 @@ template <class D> struct loader {
     }
 
     // A piece each of all 16 rows, LANES to a row.
-    template <int LANES, bool END>
+    template <int LANES, ending END>
     __device__ __forceinline__ static void bring_rows(uint8_t *out, const uint8_t *in, int left,
                                                       int64_t quarter, int64_t half)
     {
@@ -251,14 +263,15 @@ template <class D> struct loader {
             bring_piece<END>(out + 8 * row_pitch<D>(), in + half, left);
     }
 
-    template <bool END>
+    template <ending END>
     __device__ __forceinline__ static void bring_piece(uint8_t *out, const uint8_t *in, int left)
     {
         const uint8_t *down = down_to_16(in);
-        if (END)
-            copy_end(out, down, left + (int)(in - down));
-        else
-            copy_16(out, down, 16);
+        const int here = left + (int)(in - down);
+        if (END == BEYOND)
+            copy_end(out, down, here);
+        else if (END == INSIDE || here > 0)
+            copy_16(out, down, END == INSIDE || here > 16 ? 16 : here);
     }
 
     // The end of a row, rows at odd bytes, and rows that lie anywhere.
