@@ -61,8 +61,11 @@ static void make_weights(weights *w, const char *format, int64_t n_experts, int6
         w->row[i] = (bytes + unit - 1) / unit * unit + gap;
         w->expert[i] = n * w->row[i];
         w->plane[i].resize(n_experts * w->expert[i]);
-        for (int64_t at = 0; at < (int64_t)w->plane[i].size(); at++)
+        for (int64_t at = 0; at < (int64_t)w->plane[i].size(); at++) {
             w->plane[i][at] = at % w->row[i] < bytes ? (uint8_t)random_bits() : 0xff;
+            if (f->values && at % w->row[i] < bytes && (w->plane[i][at] & 0x7f) == 0x7f)
+                w->plane[i][at] = 0; // no number
+        }
         const int type = family == "int4" ? GQMM_BF16 : f->scale_type;
         const bool exponents = family.find("mxfp") != std::string::npos;
         const bool bytes_only = exponents || family.find("nvfp4") != std::string::npos;
@@ -127,6 +130,13 @@ static void row_values(double *as_used, double *exact, const weights &w, int64_t
         for (int i = 0; i < f->pub.n_planes; i++)
             p[i] = &w.plane[i][expert * w.expert[i] + row * w.row[i] +
                                k / block * f->pub.plane_bytes[i]];
+        if (f->values) {
+            float v[GQMM_MAX_BLOCK];
+            f->values(f, v, p);
+            for (int i = 0; i < block; i++)
+                as_used[k + i] = to_bf16(exact[k + i] = v[i]);
+            continue;
+        }
         f->unpack(f, q, s, o, p);
         for (int i = 0; i < block; i++) {
             const int g = i / f->pub.group_elems;

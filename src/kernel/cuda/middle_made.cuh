@@ -17,7 +17,7 @@ template <class D> struct made_weights {
     typedef D decoder;
     static constexpr bool exists = true, swizzled = false,
                           ordered = wide_product::wide_codes<D>::in_order != NATIVE;
-    static constexpr int least_width = 64, most_width = 64, most_columns = 128;
+    static constexpr int least_width = 64, most_width = 64, most_columns = 256;
     static constexpr int most_split = 0;
     static constexpr wide_product::making MAKING = wide_product::making_of<D>();
     static constexpr format_args ANY = {32, GQMM_F16};
