@@ -332,6 +332,9 @@ template <class D> constexpr bool has_own = has_fp4<D> || has_low<D>;
 template <class D> using own_lane = std::conditional_t<has_fp4<D>, lane_fp4<D>, lane_low<D, 8>>;
 template <class D> using long_lane = std::conditional_t<has_fp4<D>, lane_fp4<D>, lane_low<D, 16>>;
 
+// Mean columns of an expert up to which tiles of eight beat wider ones.
+template <class D> constexpr double MOST_OWN = std::is_same<D, dec_mlx_mxfp4>::value ? 7 : 8;
+
 // Of fewer pairs product.cuh and sum.cuh are as fast with low_codes.
 constexpr int LOW_PAIRS = 16;
 

@@ -36,7 +36,7 @@ typedef DECODER(GQMM_FAMILY) decoder;
 // Tiles of eight beat wider ones up to some mean.
 static bool eights_fit(const gqmm_cuda_product *p, double mean)
 {
-    double most = 8;
+    double most = gqmm::MOST_OWN<decoder>;
 #if GQMM_WIDE
     if (gqmm::few_columns_suit<decoder>(p))
         most = gqmm::few_product::MOST_EIGHTS<decoder>;
