@@ -187,13 +187,13 @@ template <class D> struct loader {
     __device__ __forceinline__ void bring_codes(uint8_t *stage, int s, int64_t k, int64_t quarter,
                                                 int64_t half, int lane, const format_args &f) const
     {
-        const int64_t row = D::bytes(0, k, f);
         if (!ends_anywhere<D> || s < whole)
             bring_step<INSIDE>(stage, s, 0, quarter, half, lane);
-        else if (tells_slip<D> && (s + 1) * bytes <= row)
+        else if (tells_slip<D> && (s + 1) * bytes <= D::bytes(0, k, f))
             bring_step<AT_END>(stage, s, bytes, quarter, half, lane);
         else
-            bring_step<BEYOND>(stage, s, (int)(row - (int64_t)s * bytes), quarter, half, lane);
+            bring_step<BEYOND>(stage, s, (int)(D::bytes(0, k, f) - (int64_t)s * bytes), quarter,
+                               half, lane);
     }
 
   private:
