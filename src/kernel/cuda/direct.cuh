@@ -333,7 +333,11 @@ template <class D> using own_lane = std::conditional_t<has_fp4<D>, lane_fp4<D>, 
 template <class D> using long_lane = std::conditional_t<has_fp4<D>, lane_fp4<D>, lane_low<D, 16>>;
 
 // Mean columns of an expert up to which tiles of eight beat wider ones.
-template <class D> constexpr double MOST_OWN = std::is_same<D, dec_mlx_mxfp4>::value ? 7 : 8;
+template <class D> constexpr double MOST_OWN = 8;
+template <> constexpr double MOST_OWN<dec_mlx_mxfp4> = 7;
+template <> constexpr double MOST_OWN<dec_q5_0> = 5;
+template <> constexpr double MOST_OWN<dec_nvfp4> = 5;
+template <> constexpr double MOST_OWN<dec_mlx_nvfp4> = 5;
 
 // Of fewer pairs product.cuh and sum.cuh are as fast with low_codes.
 constexpr int LOW_PAIRS = 16;
