@@ -58,7 +58,7 @@ need_build() {
 }
 
 has_libc() {
-    ! has "$1" || echo '#include <stdio.h>' | "$1" -E - >/dev/null 2>&1
+    has "$1" && echo '#include <stdio.h>' | "$1" -E - >/dev/null 2>&1
 }
 
 need_check() {

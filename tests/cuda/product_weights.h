@@ -69,6 +69,7 @@ static void make_weights(weights *w, const char *format, int64_t n_experts, int6
         const int type = family == "int4" ? GQMM_BF16 : f->scale_type;
         const bool exponents = family.find("mxfp") != std::string::npos;
         const bool bytes_only = exponents || family.find("nvfp4") != std::string::npos;
+        const bool large = scale_at(family) || family == "iq4_xs"; // of integers times codes
         const float size = family.find('8') != std::string::npos ? 0.01f : 0.1f;
         for (int64_t r = 0; bytes_only && r < n_experts * n; r++)
             if (i > 0)
@@ -86,8 +87,7 @@ static void make_weights(weights *w, const char *format, int64_t n_experts, int6
             for (int64_t r = 0; r < n_experts * n; r++)
                 for (int64_t at = 0; at < bytes; at += f->pub.plane_bytes[0]) {
                     uint8_t *b = &w->plane[0][r * w->row[0] + at + scale_at(family)];
-                    put_number(b, (scale_at(family) ? 0.001f : size / 8) * random_float(),
-                               GQMM_F16);
+                    put_number(b, (large ? 0.001f : size / 8) * random_float(), GQMM_F16);
                     if (f->has_offset)
                         put_number(b + 2, size / 8 * random_float(), GQMM_F16);
                 }
