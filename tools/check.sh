@@ -89,10 +89,10 @@ else
 fi
 
 if command -v nvcc >/dev/null; then
-    # No GPU runs it, so that most of the optimiser may rest: a third of the time.
+    # No GPU runs it, so that the optimiser may rest: a third of the time.
     fast=
     if nvcc --help | grep -q -e --Ofast-compile; then
-        fast=--Ofast-compile=mid
+        fast="--Ofast-compile=max --compress-mode=none"
     fi
     target='gqmm check_cuda test_decode test_stage'
     add cuda "$build/check/cuda" cuda "$gcc" -DGQMM_CUDA=ON -DGQMM_MODEL=OFF \
