@@ -26,13 +26,13 @@
     { \
         format, gqmm::wide<gqmm::d, false>, gqmm::wide_fits<gqmm::d>, \
             gqmm::wide_product::order_code<gqmm::d>(), gqmm::wide_product::row_align<gqmm::d>, \
-            NULL \
+            gqmm::wide_product::wide_codes<gqmm::d>::low, NULL \
     }
 #define ENTRY_FEW(format, d) \
     { \
         format, gqmm::wide<gqmm::d>, gqmm::wide_fits<gqmm::d>, \
             gqmm::wide_product::order_code<gqmm::d>(), gqmm::wide_product::row_align<gqmm::d>, \
-            gqmm::few_product::fits<gqmm::d> \
+            gqmm::wide_product::wide_codes<gqmm::d>::low, gqmm::few_product::fits<gqmm::d> \
     }
 static const wide_entry wide_entries[] = {
     ENTRY_FEW("int4_g128", dec_int4),
@@ -212,9 +212,9 @@ static double run_job(const job &j, double *rel)
         for (int64_t out = 0; out < j.n; out++) {
             if (pairs_of[e].empty())
                 continue;
-            row_values(row[0].data(), exact[0].data(), w, e, out);
+            row_values(row[0].data(), exact[0].data(), w, e, out, j.entry->low);
             if (j.two)
-                row_values(row[1].data(), exact[1].data(), up, e, out);
+                row_values(row[1].data(), exact[1].data(), up, e, out, j.entry->low);
             for (int64_t q : pairs_of[e])
                 for (int64_t i = 0; i < j.m; i++) {
                     const uint16_t *xr =

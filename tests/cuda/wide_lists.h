@@ -15,6 +15,7 @@ struct wide_entry {
     bool (*fits)(const gqmm_cuda_product *);
     int code;                               // of the order of x
     int row_align;                          // of codes
+    bool low;                               // codes lie in low bits, see wide_codes.cuh
     bool (*few)(const gqmm_cuda_product *); // whether the product is one of wide_few.cuh, or NULL
 };
 

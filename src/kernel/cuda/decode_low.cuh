@@ -146,20 +146,23 @@ template <> struct low_codes<dec_q8_0> : low_base<BYTES, 128> {
     }
 };
 
-// The table of iq4, 127 more, for the eight nibbles of w, see iq4_values().
+// The table of iq4, 128 more, for four nibbles of w, see iq4_values().
+GQMM_HD static inline uint32_t low_iq4_bytes(uint32_t w)
+{
+    const uint32_t n = w & 0x7777, half = pick(w >> 1, 0x4444, 0x3210);
+    return permute(permute(0x3f2d1801, 0x766a5d4f, n), permute(0xa6998d81, 0xf1d9c5b5, n), half);
+}
+
 GQMM_HD static inline void low_iq4(uint32_t (&a)[4], uint32_t w)
 {
-    const uint32_t index = w & 0x77777777, half = pick(w >> 1, 0x44444444, 0x32103210);
     for (int i = 0; i < 2; i++) {
-        const uint32_t n = index >> 16 * i, h = half >> 16 * i;
-        const uint32_t v =
-            permute(permute(0x3e2c1700, 0x75695c4e, n), permute(0xa5988c80, 0xf0d8c4b4, n), h);
+        const uint32_t v = low_iq4_bytes(w >> 16 * i);
         a[i] = v & both(0x00ff);
         a[i + 2] = permute(v, 0, 0x4341);
     }
 }
 
-template <> struct low_codes<dec_iq4_nl> : low_base<HALVES, 127> {
+template <> struct low_codes<dec_iq4_nl> : low_base<HALVES, 128> {
     template <bool ALIGNED>
     GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                             const format_args &)
@@ -168,7 +171,7 @@ template <> struct low_codes<dec_iq4_nl> : low_base<HALVES, 127> {
     }
 };
 
-template <> struct low_codes<dec_iq4_xs> : low_base<HALVES, 127> {
+template <> struct low_codes<dec_iq4_xs> : low_base<HALVES, 128> {
     template <bool ALIGNED>
     GQMM_HD static void get(uint32_t (&a)[1][4], const step_row &r, int j, int t,
                             const format_args &)

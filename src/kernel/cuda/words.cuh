@@ -48,6 +48,12 @@ GQMM_HD static inline uint32_t pick(uint32_t x, uint32_t mask, uint32_t bits)
 #endif
 }
 
+// x where mask has ones, else y.
+GQMM_HD static inline uint32_t choose_bits(uint32_t x, uint32_t mask, uint32_t y)
+{
+    return (x & mask) | (y & ~mask);
+}
+
 // 2^e, -126 to 127.
 GQMM_HD static inline float power_of_two(int e)
 {
