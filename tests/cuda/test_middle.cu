@@ -23,7 +23,7 @@ template <class D> static bool has_plan(const gqmm_cuda_product *p)
     a.cluster = plan.cluster, a.groups = plan.groups, a.split = plan.split;
     lay_out<W>(&a, plan);
     const int most = (a.steps + a.cluster - 1) / a.cluster;
-    return a.cluster <= a.steps && a.groups << a.split <= most_groups(plan.width) &&
+    return a.cluster <= a.steps && a.groups << a.split <= most_groups<W>(plan.width) &&
            a.bytes <= (SHARED + RESERVED) / plan.blocks - RESERVED &&
            a.weight_stages >= (most < 2 ? most : 2) && a.weight_stages <= MOST_WEIGHTS &&
            a.column_stages >= 2 && a.column_stages <= MOST_COLUMNS &&
@@ -45,13 +45,21 @@ struct entry {
     int (*run)(const gqmm_cuda_product *, const middle_plan &);
     bool low; // scales are rounded to bf16
     int least_width, most_width, most_columns, most_split;
+    int (*most_groups)(int);
 };
 
 template <class D> static entry entry_of(const char *format)
 {
     using W = middle_weights<D>;
-    return {format,         has_plan<D>,   run<D>,          std::is_base_of<low_weights, W>::value,
-            W::least_width, W::most_width, W::most_columns, W::most_split};
+    return {format,
+            has_plan<D>,
+            run<D>,
+            std::is_base_of<low_weights, W>::value || gqmm::wide_product::wide_codes<D>::low,
+            W::least_width,
+            W::most_width,
+            W::most_columns,
+            W::most_split,
+            most_groups<W>};
 }
 
 static const entry entries[] = {
@@ -219,7 +227,7 @@ int main(int argc, char **argv)
             j.with = &e;
             j.plan.width = std::min(std::max(widths[round % 4], e.least_width), e.most_width);
             j.plan.split = random_below(e.most_split + 1);
-            j.plan.groups = 1 + random_below(std::min(most_groups(j.plan.width) >> j.plan.split,
+            j.plan.groups = 1 + random_below(std::min(e.most_groups(j.plan.width) >> j.plan.split,
                                                       MOST_ROWS / 64));
             j.plan.cluster = 1 + random_below(MOST_CLUSTER);
             j.plan.blocks = 1 + random_below(2);

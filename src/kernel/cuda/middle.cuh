@@ -173,7 +173,7 @@ __device__ __forceinline__ void sharers_sync(const middle_args &a, bool consumes
 }
 
 template <class W, int N, int SPLIT>
-__global__ void __launch_bounds__(128 * most_groups(N) + bringers(N) + orderers<W>(), 1)
+__global__ void __launch_bounds__(128 * most_groups<W>(N) + bringers(N) + orderers<W>(N), 1)
     kernel(const __grid_constant__ middle_args a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) // elsewhere nobody launches it
@@ -292,7 +292,7 @@ int launch_middle(const gqmm_cuda_product *p, const middle_plan &plan, gqmm_stre
                   true))
         return (int)cudaErrorInvalidValue;
     const int64_t tiles = (r.m + N - 1) / N * a.row_blocks;
-    const int threads = (128 * a.groups << a.split) + bringers(N) + orderers<W>();
+    const int threads = (128 * a.groups << a.split) + bringers(N) + orderers<W>(N);
     constexpr bool splits = W::most_split > 0 && N <= 128;
     return launch_cluster(plan.split ? kernel<W, N, splits> : kernel<W, N, 0>,
                           dim3((unsigned)(tiles * a.cluster)), dim3((unsigned)threads), a.cluster,
@@ -302,13 +302,12 @@ int launch_middle(const gqmm_cuda_product *p, const middle_plan &plan, gqmm_stre
 template <class D> int start(const gqmm_cuda_product *p, const middle_plan &plan, gqmm_stream s)
 {
     using W = middle_weights<D>;
-    if constexpr (W::most_width == 64)
-        return launch_middle<W, 64>(p, plan, s);
-    else
-        return plan.width == 32    ? launch_middle<W, 32>(p, plan, s)
-               : plan.width == 64  ? launch_middle<W, 64>(p, plan, s)
-               : plan.width == 128 ? launch_middle<W, 128>(p, plan, s)
-                                   : launch_middle<W, 256>(p, plan, s);
+    if constexpr (W::most_width == 256)
+        if (plan.width == 256)
+            return launch_middle<W, 256>(p, plan, s);
+    return plan.width == 32   ? launch_middle<W, 32>(p, plan, s)
+           : plan.width == 64 ? launch_middle<W, 64>(p, plan, s)
+                              : launch_middle<W, 128>(p, plan, s);
 }
 
 } // namespace middle_product

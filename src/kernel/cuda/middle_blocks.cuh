@@ -23,7 +23,7 @@ template <class F> struct one_plane : low_weights {
     typedef typename F::decoder decoder;
     static constexpr bool swizzled = false;
     static constexpr int step_bytes = F::step_bytes, SLIP = step_bytes % 16;
-    static constexpr int row_bytes = step_bytes + 16 - largest_power(step_bytes);
+    static constexpr int row_bytes = pitch_of_step(step_bytes);
     static constexpr int PAIRS = 32 / F::PIECE, WORDS = 8 * PAIRS; // for a piece of 32; half a step
     static constexpr int PITCH = 2 * WORDS + 4;                    // words of a row's scales
     int at, head;              // the lane's first row, and one whose scales it makes

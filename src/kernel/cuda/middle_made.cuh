@@ -13,16 +13,110 @@ namespace gqmm
 namespace middle_product
 {
 
+// How codes come: as wide_codes.cuh has them, and activations in that order. To order 128 columns
+// takes as long as to multiply them, so formats of few bytes have codes in the order of the
+// instruction; their bits lie where wide_codes has them.
+//   RAW        words that a lane holds of a row
+//   bring()    sets them, of pieces from j on that share them
+//   get()      four pairs of piece j
+//   powers(t)  where APART, what the halves of lane t's pairs count
+template <class D> struct made_codes {
+    static constexpr bool ordered = wide_product::wide_codes<D>::in_order != NATIVE, APART = false;
+    static constexpr int RAW = 4;
+
+    static __device__ __forceinline__ void bring(uint32_t (&v)[RAW], const step_row &row, int j,
+                                                 int t, const format_args &f)
+    {
+        wide_product::get_codes<D, true>(v, row, j, t, f);
+    }
+    static __device__ __forceinline__ void get(uint32_t (&a)[4], const uint32_t (&v)[RAW], int, int)
+    {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            a[i] = v[i];
+    }
+};
+
+template <int WORDS> struct native_codes {
+    static constexpr bool ordered = false, APART = false;
+    static constexpr int RAW = WORDS;
+
+    // Bytes 2 t and 2 t + 1 of each eight of 32, one in each half.
+    static __device__ __forceinline__ void bytes_of(uint32_t *v, const uint8_t *p, int t)
+    {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            v[i] = permute(*(const uint16_t *)(p + 8 * i + 2 * t), 0, 0x4140);
+    }
+};
+
+template <> struct made_codes<dec_q2_k> : native_codes<4> {
+    static __device__ __forceinline__ void bring(uint32_t (&v)[4], const step_row &row, int j,
+                                                 int t, const format_args &)
+    {
+        if (j % 4 == 0)
+            bytes_of(v, row.p[0] + 16 + 8 * j, t);
+    }
+    static __device__ __forceinline__ void get(uint32_t (&a)[4], const uint32_t (&v)[4], int j, int)
+    {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            a[i] = v[i] & both(3u << 2 * (j & 3));
+    }
+};
+
+template <> struct made_codes<dec_q3_k> : native_codes<8> {
+    static __device__ __forceinline__ void bring(uint32_t (&v)[8], const step_row &row, int j,
+                                                 int t, const format_args &)
+    {
+        if (j % 4 == 0)
+            bytes_of(v, row.p[0] + 32 + 8 * j, t);
+        if (j == 0)
+            bytes_of(v + 4, row.p[0], t);
+    }
+    static __device__ __forceinline__ void get(uint32_t (&a)[4], const uint32_t (&v)[8], int j, int)
+    {
+        const int bit = wide_product::wide_codes<dec_q3_k>::bit(j, 0);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            a[i] = choose_bits(move_bit(v[4 + i], j, bit + 2), both(4u << bit),
+                               move_bit(v[i], 2 * (j & 3), bit)) &
+                   both(7u << bit);
+    }
+};
+
+// A byte has four numbers, of which a lane takes the first or the second two.
+template <> struct made_codes<dec_affine2> : native_codes<2> {
+    static constexpr bool APART = true;
+
+    static __device__ __forceinline__ void bring(uint32_t (&v)[2], const step_row &row, int j, int,
+                                                 const format_args &)
+    {
+        const uint2 w = *(const uint2 *)(row.p[0] + 8 * j);
+        v[0] = w.x, v[1] = w.y;
+    }
+    static __device__ __forceinline__ void get(uint32_t (&a)[4], const uint32_t (&v)[2], int, int t)
+    {
+        const uint32_t byte = 0x1111u * (t >> 1), mask = t & 1 ? 0x00c00030 : 0x000c0003;
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            a[i] = permute(v[i / 2], 0, byte + i % 2 * 0x2222) & mask;
+    }
+    static __device__ __forceinline__ uint32_t powers(int t)
+    {
+        return t & 1 ? bf16_power(-4) | bf16_power(-6) << 16 : bf16_power(0) | bf16_power(-2) << 16;
+    }
+};
+
 template <class D> struct made_weights {
     typedef D decoder;
-    static constexpr bool exists = true, swizzled = false,
-                          ordered = wide_product::wide_codes<D>::in_order != NATIVE;
-    static constexpr int least_width = 64, most_width = 64, most_columns = 256;
+    static constexpr bool exists = true, swizzled = false, ordered = made_codes<D>::ordered;
+    static constexpr int least_width = 32, most_width = 128, most_columns = 256;
     static constexpr int most_split = 0;
     static constexpr wide_product::making MAKING = wide_product::making_of<D>();
     static constexpr format_args ANY = {32, GQMM_F16};
     static constexpr int step_bytes = (int)D::bytes(0, STEP, ANY), SLIP = step_bytes % 16;
-    static constexpr int row_bytes = row_pitch(step_bytes, SLIP ? 16 - largest_power(SLIP) : 0);
+    static constexpr int row_bytes = pitch_of_step(step_bytes);
     // Words of a row's pairs of scales: for a piece of 32, for half a step, between rows.
     static constexpr int WORDS = wide_product::scale_words<MAKING>, PAIRS = 32 / D::piece * WORDS;
     static constexpr int HALF = 4 * PAIRS, PITCH = wide_product::scale_pitch<D, STEP>();
@@ -31,8 +125,8 @@ template <class D> struct made_weights {
     const uint8_t *planes; // the step's scales of the latter, where they lie apart
     int plane_bytes, plane_step;
     format_args args;
-    uint32_t *scales;                     // of the warp, [16][PITCH]
-    uint32_t held[2][4], pairs[2][PAIRS]; // of rows g and g + 8
+    uint32_t *scales;                                      // of the warp, [16][PITCH]
+    uint32_t held[2][made_codes<D>::RAW], pairs[2][PAIRS]; // of rows g and g + 8
 
     static bool fits(const gqmm_cuda_matrix &w)
     {
@@ -103,18 +197,23 @@ template <class D> struct made_weights {
             const step_row row = {{stage + at + slip + h * (8 * row_bytes), NULL, NULL}};
             wide_product::read_words(pairs[h],
                                      scales + ((lane >> 2) + 8 * h) * PITCH + piece * PAIRS);
-            wide_product::get_codes<D, true>(held[h], row, piece, lane & 3, args);
+            made_codes<D>::bring(held[h], row, piece, lane & 3, args);
+            if constexpr (made_codes<D>::APART)
+                pairs[h][0] = pair_mul(pairs[h][0], made_codes<D>::powers(lane & 3));
         }
     }
 
-    __device__ __forceinline__ void make(uint32_t (&to)[8], int, int)
+    __device__ __forceinline__ void make(uint32_t (&to)[8], int part, int j)
     {
 #pragma unroll
-        for (int h = 0; h < 2; h++)
+        for (int h = 0; h < 2; h++) {
+            uint32_t codes[4];
+            made_codes<D>::get(codes, held[h], 2 * part + j, (int)(threadIdx.x & 3));
 #pragma unroll
             for (int i = 0; i < 4; i++)
                 to[2 * i + h] = wide_product::weight_pair<D>(
-                    held[h][i], pairs[h] + (i >= 2 ? PAIRS - WORDS : 0), i);
+                    codes[i], pairs[h] + (i >= 2 ? PAIRS - WORDS : 0), ordered ? i : 0);
+        }
     }
 
     template <class A> static __device__ __forceinline__ float factor(const A &a)

@@ -51,7 +51,7 @@ template <class W, int N>
 __device__ __forceinline__ void order_columns(const middle_args &a, const block_memory &mem,
                                               int steps, int warp, int lane)
 {
-    constexpr int WARPS = orderers<W>() / 32;
+    constexpr int WARPS = orderers<W>(N) / 32;
     static_assert(PARTS % WARPS == 0, "rings have whole steps");
     uint8_t *rows = mem.data + lane * (PART * 2);
     ring columns(0);

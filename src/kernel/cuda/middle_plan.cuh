@@ -38,9 +38,11 @@ struct middle_args {
     const float *global;       // see gqmm_cuda_matrix
 };
 
-// Warpgroups of a block, at most, by the registers that sums need.
-GQMM_HD constexpr int most_groups(int n)
+// Warpgroups of a block, at most, by the registers that sums and operands need.
+template <class W> GQMM_HD constexpr int most_groups(int n)
 {
+    if (W::ordered)
+        return n > 64 ? 2 : 4;
     return n > 128 ? 2 : n > 64 ? 3 : n > 32 ? 4 : 6;
 }
 
@@ -51,9 +53,9 @@ GQMM_HD constexpr int bringers(int n)
 }
 
 // And those who bring activations into the decoder's order.
-template <class W> GQMM_HD constexpr int orderers()
+template <class W> GQMM_HD constexpr int orderers(int n)
 {
-    return W::ordered ? 64 : 0;
+    return !W::ordered ? 0 : n > 64 ? 128 : 64;
 }
 
 // What a launch takes.
@@ -175,11 +177,11 @@ inline int reached(int all, int n)
 // warps has a quarter of the registers.
 template <class W> int resident(const middle_plan &plan)
 {
-    const int registers = plan.width == 32   ? 72
+    const int registers = plan.width == 32   ? W::ordered ? 80 : 72
                           : plan.width == 64 ? 96
                           : plan.width > 128 ? 240
                                              : 128;
-    const int warps = (4 * plan.groups << plan.split) + 1 + orderers<W>() / 32;
+    const int warps = (4 * plan.groups << plan.split) + 1 + orderers<W>(plan.width) / 32;
     return (2 * warps + 3) / 4 * registers <= 512 ? 2 : 1;
 }
 
@@ -198,51 +200,63 @@ template <class W> double cost_of(const middle_plan &plan, int there, int n, int
     const double all = turns * (together * plan.groups << plan.split);
     const double bytes =
         (double)busiest * steps * (plan.groups * 64 * W::row_bytes + plan.width * STEP * 2);
+    const double made = W::most_split == 0 ? wide ? 0.02 : 0.045 : 0.0; // by a decoder
+    const double part = made > 0 && wide && plan.groups == 1 && m % plan.width ? 1.3 : 0.0;
     if (plan.width > 128)
         return 1.8 + waves * (4.4 + 2.17 * steps);
     if (W::ordered)
         return 3.3 + 0.005 * turns + 0.055 * all + 2e-6 * bytes +
                (plan.cluster > 2 ? 0.01 * plan.cluster : 0.0) +
                (plan.cluster > 1 ? 0.13 * plan.groups : 0.0);
-    return wide ? 1.8 + (plan.cluster << plan.split > 1 ? 3.3 : 2.4) * waves + 0.02 * turns +
-                      0.07 * all + 2e-6 * bytes + (plan.cluster > 1 ? 0.75 * plan.groups : 0.0)
-                : 3.3 * waves + 0.005 * turns + 0.055 * all + 6.9e-6 * bytes +
+    return wide ? 1.8 + part + (plan.cluster << plan.split > 1 ? 3.3 : 2.4) * waves + 0.02 * turns +
+                      (0.07 + made) * all + 2e-6 * bytes +
+                      (plan.cluster > 1 ? 0.75 * plan.groups : 0.0)
+                : 3.3 * waves + 0.005 * turns + (0.055 + made) * all + 6.9e-6 * bytes +
                       (together < plan.blocks ? 0.0 : 1.4) +
                       (plan.cluster > 2 ? 0.1 * plan.cluster : 0.0);
+}
+
+// The best plan of tiles of `width`, if it is better than *best of cost *least or the first.
+template <class W>
+void plan_width(middle_plan *best, double *least, const gqmm_cuda_product *p, int width)
+{
+    const int m = (int)rows_of(p).m, n = (int)p->n, steps = (int)((p->k + STEP - 1) / STEP);
+    const int there = multiprocessors();
+    const scale_planes s = scales_of<W>(p);
+    const bool widest = width > 128; // has one form
+    for (int split = 0; split <= (widest ? 0 : W::most_split); split++)
+        for (int groups = widest ? 2 : 1;
+             groups <= MOST_ROWS / 64 && groups << split <= most_groups<W>(width); groups++)
+            for (int cluster = 1; cluster <= (widest ? 1 : MOST_CLUSTER) && cluster <= steps;
+                 cluster++) {
+                middle_plan plan = {width, groups, split, cluster, 1};
+                plan.blocks = resident<W>(plan);
+                if (best->width && cost_of<W>(plan, there, n, m, steps) >= *least)
+                    continue;
+                if (!has_room<W>(s, plan, steps))
+                    plan.blocks = 1;
+                const double cost = cost_of<W>(plan, there, n, m, steps);
+                if ((best->width && cost >= *least) || !has_room<W>(s, plan, steps))
+                    continue;
+                *least = cost;
+                *best = plan;
+            }
 }
 
 // False: no plan has room; up to MIDDLE_K there is one.
 template <class W> bool plan_for(middle_plan *best, const gqmm_cuda_product *p)
 {
-    const int m = (int)rows_of(p).m, n = (int)p->n, steps = (int)((p->k + STEP - 1) / STEP);
-    const int there = multiprocessors();
-    scale_planes s = scales_of<W>(p);
+    const int m = (int)rows_of(p).m;
     double least = 0;
     *best = {};
     for (int width = W::least_width; width <= W::most_width; width *= 2) {
-        if (width < 128 && width < W::most_width && m > 2 * width)
-            continue;
-        const bool widest = width > 128; // has one form
-        for (int split = 0; split <= (widest ? 0 : W::most_split); split++)
-            for (int groups = widest ? 2 : 1;
-                 groups <= MOST_ROWS / 64 && groups << split <= most_groups(width); groups++)
-                for (int cluster = 1; cluster <= (widest ? 1 : MOST_CLUSTER) && cluster <= steps;
-                     cluster++) {
-                    middle_plan plan = {width, groups, split, cluster, 1};
-                    plan.blocks = resident<W>(plan);
-                    if (best->width && cost_of<W>(plan, there, n, m, steps) >= least)
-                        continue;
-                    if (!has_room<W>(s, plan, steps))
-                        plan.blocks = 1;
-                    const double cost = cost_of<W>(plan, there, n, m, steps);
-                    if ((best->width && cost >= least) || !has_room<W>(s, plan, steps))
-                        continue;
-                    least = cost;
-                    *best = plan;
-                }
+        if (width >= 128 || width == W::most_width || m <= 2 * width)
+            plan_width<W>(best, &least, p, width);
         if (m <= width)
             break;
     }
+    for (int width = 64; width >= W::least_width && !best->width; width /= 2)
+        plan_width<W>(best, &least, p, width);
     return best->width > 0;
 }
 

@@ -25,11 +25,11 @@ using wide_product::LOW_SCALE;
 
 constexpr int STEP = 256; // weights of a row in a stage
 
-// Bytes of a row in shared memory: an odd multiple of 16, so that eight rows' words are in banks of
-// their own; `slip` more than a step has at least.
-GQMM_HD constexpr int row_pitch(int bytes, int slip)
+// Bytes of a row's step in shared memory, which may begin behind the first of whole 16 bytes: an
+// odd multiple of 16, so that eight rows' words are in banks of their own.
+GQMM_HD constexpr int pitch_of_step(int bytes)
 {
-    return ((bytes + slip + 15) / 16 | 1) * 16;
+    return ((bytes + (bytes % 16 ? 16 - largest_power(bytes) : 0) + 15) / 16 | 1) * 16;
 }
 
 // What a block knows of scales that lie in planes of their own.
