@@ -216,14 +216,14 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  *          gqmm_synchronize() or gqmm_context_fault() reports GQMM_E_INDEX once.
  * EXACT    h of gqmm_moe is kept in x_type, and with more than 4096 pairs so is each slot's row of
  *          y until the sum. With bf16 activations and many columns per expert (sm_90: more than 4,
- *          and in q4_k, int4 and affine of 4 bits any with more than 128 pairs) these rows are bf16
- *          too, and weights pass through bf16, as in MLX and torch: scale, offset and scale * q +
- *          offset are each rounded by 2^-9 of their size at most; in q4_k, int4 and affine of 4
- *          bits scales from 2^31 and h from 2^91 on then overflow. Of these, and of q4_0, q5_k,
- *          q6_k, q8_0 and mxfp4, gqmm_qmm() on sm_90 rounds and overflows so from 16 rows on. From
- *          65 rows on (less than 2^22 weights: 128; f32 and f16: 512) it dequantises matrices of
- *          other formats first (sm_90), rounded once, 2 bytes a weight, in slices of 32 MiB of
- *          workspace.
+ *          and in q2_k, q3_k, q4_k, iq4_xs, int4 and affine of 2 and 4 bits any with more than 128
+ *          pairs) these rows are bf16 too, and weights pass through bf16, as in MLX and torch:
+ *          scale, offset and scale * q + offset are each rounded by 2^-9 of their size at most;
+ *          where q are integers, scales from 2^31 and h from 2^91 on then overflow. gqmm_qmm() on
+ *          sm_90 rounds and overflows so from 16 rows on. From 257 rows on (rows of weights at no
+ *          multiple of 16 bytes: 65, or 128 of less than 2^22 weights; f32 and f16: 512) it
+ *          dequantises matrices first (sm_90), but for those of int4, affine4, q4_0, q4_k, q5_k,
+ *          q6_k, q8_0 and mxfp4: rounded once, 2 bytes a weight, in slices of 32 MiB of workspace.
  *          Where up to 128 pairs meet one expert each in the mean or fewer (q4_k: two), and weights
  *          are int4_g128, affine4_g64 or q4_k (sm_90), bf16 activations count as multiples of at
  *          most 2^-29 of the largest of 256 neighbours along K.

@@ -6,30 +6,65 @@
 
 #include "kernel/cuda/wide_few.cuh"
 
-static bool check_few_rows(bool (*fail)(const char *, ...))
+template <class D> static bool check_few_rows(bool (*fail)(const char *, ...))
 {
     namespace few = gqmm::few_product;
-    const int order = gqmm::wide_product::order_code<gqmm::dec_int4>();
+    const int order = gqmm::wide_product::order_code<D>(), next = few::few_layout<D>::NEXT;
     for (int two = 0; two < 2; two++) {
         int met[few::ROWS] = {};
         for (int i = 0; i < few::ROWS; i++) {
             const int warp = i >> 5, g = i & 7, m = i >> 4 & 1, half = i >> 3 & 1;
-            const int row = few::row_of(two, two ? order : 0, warp, g, m, half);
+            const int row = few::row_of<D>(two, two ? order : 0, warp, g, m, half);
             if (row < 0 || row >= few::ROWS || met[row]++)
                 return fail("few columns: row %d has two places", row);
-            if ((few::row_of(two, two ? order : 0, warp, g ^ 1, m, half) ^ row) % 8 < 4)
-                return fail("few columns: rows %d of the same half of the banks", row);
-            if (row !=
-                few::row_of(two, two ? order : 0, warp, g, 0, 0) + few::row_step(two, m, half))
-                return fail("few columns: row %d is not where it is read", row);
-            if (!two && row != 32 * warp + 8 * (g >> 1) + 4 * (g & 1) + 2 * m + half)
+            // Eight neighbours of a lane: parts in the order of in_a_row().
+            const int part = 2 * m + half, eighth = row - 32 * warp - 8 * (g >> 1);
+            const int want = next == 4   ? part + 4 * (g & 1)
+                             : next == 2 ? part / 2 * 4 + 2 * (g & 1) + part % 2
+                                         : 2 * part + (g & 1);
+            if (!two && eighth != want)
                 return fail("few columns: row %d is not where it is stored", row);
-            const int at = 16 * warp + 4 * (g >> 1) + 2 * m + (g & 1); // of the lane's output in h
+            const int at = 16 * warp + 4 * (g >> 1) + 2 * m + (g & 1); // of its output in h
             if (two && row != (at & ~31) + half * (few::ROWS / 2) +
-                                  gqmm::wide_product::place_source(gqmm::NIBBLE, at & 31))
+                                  gqmm::wide_product::place_source(
+                                      gqmm::wide_product::order_of_code(order), at & 31))
                 return fail("few columns: row %d is not where it is stored", row);
         }
     }
+    return true;
+}
+
+// Where rows stand that come in several copies: each somewhere, those of a copy together.
+template <bool TWO> static bool check_few_places(bool (*fail)(const char *, ...))
+{
+    namespace few = gqmm::few_product;
+    const int height = TWO ? few::ROWS / 2 : few::ROWS;
+    for (int spread = 0; spread <= few::MOST_SPREAD; spread++)
+        for (int row = 0; row < few::ROWS; row++) {
+            const int of = row % height, copies = 1 << spread;
+            const int want = row - of + of % copies * (height / copies) + of / copies;
+            if (few::place_of<TWO>(row, spread) != want)
+                return fail("few columns: row %d of %d copies stands at %d", row, copies,
+                            few::place_of<TWO>(row, spread));
+        }
+    return true;
+}
+
+// Where nibbles are read by 16 bytes and rows are a step apart.
+template <class D> static bool check_few_halves(bool (*fail)(const char *, ...))
+{
+    namespace few = gqmm::few_product;
+    const int order = gqmm::wide_product::order_code<D>();
+    for (int two = 0; two < 2; two++)
+        for (int i = 0; i < few::ROWS; i++) {
+            const int warp = i >> 5, g = i & 7, m = i >> 4 & 1, half = i >> 3 & 1;
+            const int row = few::row_of<D>(two, two ? order : 0, warp, g, m, half);
+            if ((few::row_of<D>(two, two ? order : 0, warp, g ^ 1, m, half) ^ row) % 8 < 4)
+                return fail("few columns: rows %d of the same half of the banks", row);
+            if (row !=
+                few::row_of<D>(two, two ? order : 0, warp, g, 0, 0) + few::row_step(two, m, half))
+                return fail("few columns: row %d is not where it is read", row);
+        }
     return true;
 }
 
@@ -42,6 +77,26 @@ template <class AT> static bool check_few_banks(bool (*fail)(const char *, ...),
             banks |= 1u << at(lane >> 2, lane & 3) / 16 % 8;
         if (banks != 0xff)
             return fail("few columns: lanes of columns %d and %d meet in banks", g, g + 1);
+    }
+    return true;
+}
+
+// Turns of few_lane<D>, which meet all of a step once.
+template <class D> static bool check_few_turns(bool (*fail)(const char *, ...))
+{
+    namespace few = gqmm::few_product;
+    using lane = few::few_lane<D>;
+    int met[few::STEP * 2 / 16] = {};
+    for (int i = 0; i < lane::PHASES * lane::TURNS; i++) {
+        const auto at = [=](int g, int t) {
+            return lane::column(g * few::column_pitch<D> + lane::first_column(t), i / lane::TURNS,
+                                i % lane::TURNS);
+        };
+        if (!check_few_banks(fail, at))
+            return false;
+        for (int t = 0; t < 4; t++)
+            if (at(0, t) >= few::STEP * 2 || met[at(0, t) / 16]++)
+                return fail("few columns: lane %d's turn %d", t, i);
     }
     return true;
 }
@@ -74,7 +129,17 @@ static bool check_few_columns(bool (*fail)(const char *, ...))
                 return fail("few columns: lane %d meets k %d of a block in turn %d", t, k, turn);
         }
     }
-    return true;
+    return check_few_turns<gqmm::dec_affine2>(fail) && check_few_turns<gqmm::dec_q2_k>(fail) &&
+           check_few_turns<gqmm::dec_q3_k>(fail) && check_few_turns<gqmm::dec_iq4_xs>(fail);
+}
+
+static bool check_few_plans(bool (*fail)(const char *, ...))
+{
+    return check_few_rows<gqmm::dec_int4>(fail) && check_few_rows<gqmm::dec_q4_k>(fail) &&
+           check_few_rows<gqmm::dec_affine2>(fail) && check_few_rows<gqmm::dec_q2_k>(fail) &&
+           check_few_rows<gqmm::dec_q3_k>(fail) && check_few_rows<gqmm::dec_iq4_xs>(fail) &&
+           check_few_halves<gqmm::dec_int4>(fail) && check_few_places<false>(fail) &&
+           check_few_places<true>(fail) && check_few_columns(fail);
 }
 
 #endif

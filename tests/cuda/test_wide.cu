@@ -40,6 +40,11 @@ static const wide_entry wide_entries[] = {
     ENTRY_FEW("affine4_g64_bf16", dec_affine4),
     ENTRY_FEW("affine4_g128_bf16", dec_affine4),
     ENTRY_FEW("q4_k", dec_q4_k),
+    ENTRY_FEW("affine2_g64_bf16", dec_affine2),
+    ENTRY_FEW("affine2_g128_bf16", dec_affine2),
+    ENTRY_FEW("q2_k", dec_q2_k),
+    ENTRY_FEW("q3_k", dec_q3_k),
+    ENTRY_FEW("iq4_xs", dec_iq4_xs),
     ENTRY("affine4_g64_bf16", dec_affine4),
     ENTRY("q4_k", dec_q4_k),
     ENTRY("affine4_g32_f32", dec_affine4),
@@ -319,7 +324,7 @@ static int check_all()
                 j.y_type = random_bits() % 3;
                 if (entry->few && !j.two) {
                     j.ordered_y = false;
-                } else if (entry->few && family != "q4_k") { // for rows of any order
+                } else if (entry->few && f->pub.n_planes > 1) { // for nibbles' rows
                     j.ordered_y = true;
                     j.n = 32 * (1 + random_bits() % 9);
                 }
@@ -332,6 +337,10 @@ static int check_all()
                     j.m = 1;
                     j.n_pairs = 600;
                 }
+                // Of rows at no multiple of 16 bytes every second, fourth or eighth is.
+                const int64_t bytes = j.k / f->pub.block_elems * f->pub.plane_bytes[0];
+                for (int rows = 1; entry->few && rows * bytes % 16 != 0; rows *= 2)
+                    j.n = (j.n + 2 * rows - 1) / (2 * rows) * (2 * rows);
                 j.follows = j.ordered_x && n % 2;
                 j.tells = !j.follows && n % 3;
                 j.large_y = j.y_type != GQMM_F16 && random_bits() % 2;

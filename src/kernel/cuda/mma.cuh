@@ -20,6 +20,11 @@ __device__ __forceinline__ void keep(int &v)
     v = __shfl_xor_sync(0xffffffffu, v, 0);
 }
 
+__device__ __forceinline__ void keep(uint32_t &v)
+{
+    v = __shfl_xor_sync(0xffffffffu, v, 0);
+}
+
 __device__ __forceinline__ void keep(const uint8_t *&v)
 {
     v = (const uint8_t *)__shfl_xor_sync(0xffffffffu, (unsigned long long)v, 0);
@@ -73,6 +78,25 @@ __device__ __forceinline__ uint4 read_16(uint32_t at)
                  : "r"(at)
                  : "memory");
     return v;
+}
+
+__device__ __forceinline__ uint2 read_8(uint32_t at)
+{
+    uint2 v;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at) : "memory");
+    return v;
+}
+
+__device__ __forceinline__ uint32_t read_4(uint32_t at)
+{
+    uint32_t v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
+    return v;
+}
+
+__device__ __forceinline__ void write_4(uint32_t at, uint32_t v)
+{
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(v) : "memory");
 }
 
 // c += a b, 16 x 16 by 16 x 8 of bf16.

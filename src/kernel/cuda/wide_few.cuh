@@ -7,7 +7,8 @@
 
 #include "kernel/cuda/tensor_map.cuh"
 #include "kernel/cuda/wide_few_load.cuh"
-#include "kernel/cuda/wide_few_rows.cuh"
+#include "kernel/cuda/wide_few_low.cuh"
+#include "kernel/cuda/wide_few_weights.cuh"
 #include "kernel/cuda/wide_plan.cuh"
 #include "kernel/cuda/wide_store.cuh"
 
@@ -26,14 +27,25 @@ __device__ __forceinline__ void main_loop(float (&acc)[2][N / 2], const few_args
 #pragma unroll 1
     for (int step = 0; step < steps; step++) {
         barrier_wait(mem.full(0, at.stage), at.parity);
-        c.template do_step<PARTS>(acc, mem, at.stage);
+        c.template do_step<PARTS>(acc, mem, at.stage, step);
         fence_for_wgmma(); // what was read is written by the accelerator next
         barrier_arrive(mem.empty(0, at.stage));
         at.next(STAGES);
     }
 }
 
+// Parts of g = 2 t in the low halves, of g = 2 t + 1 in the high ones.
+template <int NEXT> __device__ __forceinline__ uint4 in_a_row(const uint32_t (&u)[4])
+{
+    if (NEXT == 1)
+        return make_uint4(u[0], u[1], u[2], u[3]);
+    const uint32_t a = __byte_perm(u[0], u[1], 0x5410), b = __byte_perm(u[0], u[1], 0x7632);
+    const uint32_t c = __byte_perm(u[2], u[3], 0x5410), d = __byte_perm(u[2], u[3], 0x7632);
+    return NEXT == 2 ? make_uint4(a, b, c, d) : make_uint4(a, c, b, d);
+}
+
 // Of one matrix, eight neighbours of a column a lane: see row_of().
+template <class D>
 __device__ __forceinline__ void store_eights(const float (&acc)[2][N / 2], const few_args &a,
                                              const int64_t *y_at, int row_block, int warp, int lane,
                                              int count)
@@ -52,12 +64,12 @@ __device__ __forceinline__ void store_eights(const float (&acc)[2][N / 2], const
             const int column = 8 * j + (lane >> 2);
             if (column < here)
                 *(uint4 *)((uint8_t *)a.p.y + (y_at[column] + first) * 2) =
-                    make_uint4(__byte_perm(u[0], u[1], 0x5410), __byte_perm(u[2], u[3], 0x5410),
-                               __byte_perm(u[0], u[1], 0x7632), __byte_perm(u[2], u[3], 0x7632));
+                    in_a_row<few_layout<D>::NEXT>(u);
         }
 }
 
 // The same number by number, for any y. Sums move down in their registers, so that this is short.
+template <class D>
 __device__ __forceinline__ void store_numbers(float (&acc)[2][N / 2], const few_args &a,
                                               const int64_t *y_at, int row_block, int warp,
                                               int lane, int count)
@@ -68,7 +80,7 @@ __device__ __forceinline__ void store_numbers(float (&acc)[2][N / 2], const few_
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             const int m = i >> 2, half = i >> 1 & 1, odd = i & 1;
-            const int64_t output = first + row_of(false, 0, warp, lane >> 2, m, half);
+            const int64_t output = first + row_of<D>(false, 0, warp, lane >> 2, m, half);
             if (column + odd < count && output < a.p.n)
                 store_number(a.p.y, y_at[column + odd] + output, a.p.y_type,
                              acc[m][2 * half + odd] * a.factor);
@@ -113,9 +125,9 @@ __device__ __forceinline__ void consume(const few_args &a, const memory<D> &mem)
                 acc, a, y_at, info.row_block, warp, lane, info.count,
                 {-1.44269504f * a.factor, 1.0f / (a.factor * a.factor * a.y_factor)});
         else if (a.whole_y)
-            store_eights(acc, a, y_at, info.row_block, warp, lane, info.count);
+            store_eights<D>(acc, a, y_at, info.row_block, warp, lane, info.count);
         else
-            store_numbers(acc, a, y_at, info.row_block, warp, lane, info.count);
+            store_numbers<D>(acc, a, y_at, info.row_block, warp, lane, info.count);
         barrier_arrive(mem.empty(1, infos.stage));
         infos.next(INFOS);
         wide_product::tell_done(a, info.tile, info.row_block, TWO ? ROWS / 2 : ROWS, lane);
@@ -126,16 +138,19 @@ template <class D, bool TWO>
 __global__ void __launch_bounds__(THREADS, BLOCKS) kernel(const __grid_constant__ few_args a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) // elsewhere nobody launches it
+    constexpr bool straight = few_layout<D>::STRAIGHT;
     extern __shared__ __align__(1024) uint8_t shared[];
     const memory<D> mem(shared);
     if (threadIdx.x == 0) {
         if (mem.at & 1023)
             __trap();
         for (int i = 0; i < MOST_STAGES; i++) {
-            barrier_init(mem.full(0, i), WEIGHT_LOADERS + 2); // and the accelerator's bytes
+            barrier_init(mem.full(0, i), // and the accelerator's bytes
+                         straight ? i < STAGES ? STRAIGHTENERS + 1 : 1 : WEIGHT_LOADERS + 2);
             barrier_init(mem.full(1, i), COLUMN_LOADERS);
             barrier_init(mem.empty(0, i), CONSUMERS);
-            barrier_init(mem.empty(1, i), CONSUMERS + WEIGHT_LOADERS);
+            barrier_init(mem.empty(1, i),
+                         CONSUMERS + (straight ? 32 + STRAIGHTENERS : WEIGHT_LOADERS));
         }
         fence_for_wgmma();
     }
@@ -146,6 +161,9 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) kernel(const __grid_constant_
         registers_down<LOADER_REGISTERS>();
         if (id < 0)
             load_columns(a, mem, (int)threadIdx.x - CONSUMERS);
+        else if constexpr (straight)
+            id < 32 ? load_crooked<D, TWO>(a, mem, id)
+                    : straighten<D, TWO>(a, mem, id / 32 - 1, id & 31);
         else if (id < WEIGHT_LOADERS)
             load_weights<D, TWO>(a, mem, id);
     } else {
@@ -169,15 +187,30 @@ inline int columns_for(double mean)
     return mean <= 16 ? 24 : N;
 }
 
-// What a tensor map takes: rows at multiples of 16 bytes, going up; bf16 scales of a step together.
+constexpr int MOST_SPREAD = 3;
+
+// Copies that rows take, as a power of two; above MOST_SPREAD: too many.
+template <class D> int spread_of(const gqmm_cuda_matrix &w)
+{
+    int spread = 0;
+    while (spread <= MOST_SPREAD && ((uint64_t)w.row_stride[0] << spread) % 16)
+        spread++;
+    return spread;
+}
+
+// What a tensor map takes: experts at multiples of 16 bytes, rows going up, of blocks at least
+// every eighth row at such multiples. bf16 scales of a step together.
 template <class D> bool matrix_fits(const gqmm_cuda_matrix &w)
 {
-    const int64_t far = (int64_t)1 << 40;
-    const int scale_bytes = STEP / w.group * 2;
+    constexpr bool blocks = few_layout<D>::SLIPS || few_layout<D>::STRAIGHT;
+    const int64_t far = (int64_t)1 << 36;
+    const int scale_bytes = STEP / w.group * 2, spread = spread_of<D>(w);
     bool ok = (D::planes == 1 || w.group == LEAST_GROUP || w.group == 2 * LEAST_GROUP) &&
-              wide_product::multiples(w, 0, 16) && !w.global &&
+              (uintptr_t)w.plane[0] % 16 == 0 && w.expert_stride[0] % 16 == 0 &&
+              spread <= (blocks ? MOST_SPREAD : 0) && w.n_rows % (1 << spread) == 0 &&
+              w.row_stride[0] % D::align == 0 && !w.global &&
               (D::planes < 3 || w.scale_type == GQMM_BF16) && w.row_stride[0] > 0 &&
-              w.row_stride[0] < far &&
+              w.row_stride[0] < (spread ? (int64_t)1 << 27 : far) &&
               (w.n_experts == 1 || (w.expert_stride[0] > 0 && w.expert_stride[0] < far));
     for (int plane = 1; plane < D::planes; plane++)
         ok = ok && wide_product::multiples(w, plane, scale_bytes) &&
@@ -200,30 +233,36 @@ template <class D> bool scales_fit(const gqmm_cuda_product *p)
 template <class D> bool suits(const gqmm_cuda_product *p)
 {
     return p->k % STEP == 0 && p->n < INT32_MAX && matrix_fits<D>(p->w) &&
-           (!p->up.plane[0] || matrix_fits<D>(p->up)) && scales_fit<D>(p);
+           (!p->up.plane[0] ||
+            (matrix_fits<D>(p->up) && spread_of<D>(p->up) == spread_of<D>(p->w))) &&
+           scales_fit<D>(p);
 }
 
 // And by what is asked of the sums: see row_step().
 template <class D> bool fits(const gqmm_cuda_product *p)
 {
     return suits<D>(p) && p->list.tile_columns <= N &&
-           (!p->up.plane[0] ? p->y_order == 0 : D::planes == 1 || (p->y_order & 15) == 1 + NIBBLE);
+           (!p->up.plane[0] ? p->y_order == 0
+                            : !few_layout<D>::SWIZZLED || (p->y_order & 15) == 1 + NIBBLE);
 }
 
 template <class D>
 bool describe(CUtensorMap *map, const gqmm_cuda_matrix &w, int64_t n, int64_t k, int height)
 {
     static const auto encode = find_tensor_encoder();
-    const int64_t far = w.n_experts > 1 ? w.expert_stride[0] : w.row_stride[0] * n;
-    const cuuint64_t size[] = {(cuuint64_t)k / STEP * ROW_BYTES<D>, (cuuint64_t)n,
-                               (cuuint64_t)w.n_experts};
-    const cuuint64_t stride[] = {(cuuint64_t)w.row_stride[0], (cuuint64_t)far};
-    const cuuint32_t box[] = {ROW_BYTES<D>, (cuuint32_t)height, 1}, step[] = {1, 1, 1};
-    return encode && encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 3, (void *)w.plane[0], size, stride,
-                            box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                            swizzled<D> ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
-                            CU_TENSOR_MAP_L2_PROMOTION_NONE, // steps are too far apart for more
-                            CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+    const int spread = spread_of<D>(w);
+    const int64_t row = w.row_stride[0], last = ((int64_t)1 << spread) - 1;
+    const int64_t far = w.n_experts > 1 ? w.expert_stride[0] : row * n;
+    const cuuint64_t size[] = {(cuuint64_t)(k / STEP * STEP_BYTES<D> + last * row),
+                               (cuuint64_t)(n >> spread), (cuuint64_t)w.n_experts};
+    const cuuint64_t stride[] = {(cuuint64_t)(row << spread), (cuuint64_t)far};
+    const cuuint32_t box[] = {ROW_BYTES<D>, (cuuint32_t)(height >> spread), 1}, step[] = {1, 1, 1};
+    return encode &&
+           encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 3, (void *)w.plane[0], size, stride, box,
+                  step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                  few_layout<D>::SWIZZLED ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+                  CU_TENSOR_MAP_L2_PROMOTION_NONE, // steps are too far apart for more
+                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 // *done: launched. Else these sizes, or this driver, are for other kernels.
@@ -248,6 +287,7 @@ int launch_product(const gqmm_cuda_product *p, const void *x, int64_t x_row, int
     a.factor = x == p->x_ordered ? LOW_FACTOR : 1.0f;
     a.y_factor = p->y_order & 16 ? LOW_FACTOR : 1.0f;
     a.row_scale_bytes = STEP / p->w.group * 2;
+    a.spread = spread_of<D>(p->w);
     const int64_t items = (int64_t)p->list.most_tiles * a.row_blocks;
     const int64_t blocks = (int64_t)multiprocessors() * BLOCKS;
     *done = items + blocks <= INT32_MAX && describe<D>(&a.maps[0], p->w, p->n, p->k, outputs) &&
@@ -261,12 +301,15 @@ int launch_product(const gqmm_cuda_product *p, const void *x, int64_t x_row, int
 
 } // namespace few_product
 
-// Formats whose codes are nibbles of a plane, in the order and with the bits that wide_few.cuh
-// takes.
+// Formats whose codes lane_rows of wide_few_rows.cuh or few_lane of wide_few_low.cuh take.
 template <class D> constexpr bool has_few_columns = false;
 template <> constexpr bool has_few_columns<dec_int4> = true;
 template <> constexpr bool has_few_columns<dec_affine4> = true;
 template <> constexpr bool has_few_columns<dec_q4_k> = true;
+template <> constexpr bool has_few_columns<dec_affine2> = true;
+template <> constexpr bool has_few_columns<dec_q2_k> = true;
+template <> constexpr bool has_few_columns<dec_q3_k> = true;
+template <> constexpr bool has_few_columns<dec_iq4_xs> = true;
 
 // Whether tiles of few columns are those of wide_few.cuh; by sizes and weights.
 template <class D> bool few_columns_suit(const gqmm_cuda_product *p)

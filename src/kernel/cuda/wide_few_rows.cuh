@@ -64,13 +64,13 @@ __device__ __forceinline__ uint32_t rounded(float low, float high)
 
 // operand: of rows g and g + 8 of both parts a pair each of four words; columns: where the lane's
 // 16 bytes of the first eight columns are.
-template <int PARTS>
+template <int PARTS, int PITCH>
 __device__ __forceinline__ void multiply(float (&acc)[2][N / 2], const uint32_t (&operand)[2][2][4],
                                          uint32_t columns)
 {
 #pragma unroll
     for (int j = 0; j < PARTS; j++) {
-        const uint4 x = read_16(columns + j * 8 * COLUMN_PITCH);
+        const uint4 x = read_16(columns + j * 8 * PITCH);
 #pragma unroll
         for (int m = 0; m < 2; m++) {
             const uint32_t(&low)[4] = operand[m][0], (&high)[4] = operand[m][1];
@@ -92,7 +92,7 @@ template <class D, bool TWO> struct lane_rows {
     __device__ __forceinline__ lane_rows(const few_args &a, int warp, int lane)
     {
         const int g = lane >> 2, t = lane & 3, upper = t >> 1,
-                  row = row_of(TWO, TWO ? wide_product::order_code<D>() : 0, warp, g, 0, 0);
+                  row = row_of<D>(TWO, TWO ? wide_product::order_code<D>() : 0, warp, g, 0, 0);
         codes_at = row * ROW_BYTES<D> + ((t ^ (row & 7)) << 4);
         scales_at = scale_at(row) + 32 * t / a.p.w.group * 2;
         block_scales = a.row_scale_bytes / (STEP / BLOCK);
@@ -122,8 +122,8 @@ template <class D, bool TWO> struct lane_rows {
     }
 
     template <int PARTS>
-    __device__ __forceinline__ void do_step(float (&acc)[2][N / 2], const memory<D> &mem,
-                                            int stage) const
+    __device__ __forceinline__ void do_step(float (&acc)[2][N / 2], const memory<D> &mem, int stage,
+                                            int) const
     {
         const uint32_t codes = mem.weights(stage) + codes_at,
                        scales = mem.scales(stage) + scales_at;
@@ -150,9 +150,9 @@ template <class D, bool TWO> struct lane_rows {
                     operand[m][half][i & 3] = pair_fma(v & mask[odd], one_of(factors[m][half], odd),
                                                        one_of<0>(offset[m][half]));
                 }
-                multiply<PARTS>(acc, operand,
-                                mem.columns(stage) + columns_at[odd] + block * BLOCK * 2 +
-                                    (turn >> 1) * 32);
+                multiply<PARTS, COLUMN_PITCH>(acc, operand,
+                                              mem.columns(stage) + columns_at[odd] +
+                                                  block * BLOCK * 2 + (turn >> 1) * 32);
             }
         }
     }
@@ -173,8 +173,8 @@ template <bool TWO> struct lane_rows<dec_q4_k, TWO> {
     __device__ __forceinline__ lane_rows(const few_args &a, int warp, int lane)
     {
         const int g = lane >> 2, t = lane & 3, upper = t >> 1, odd = t & 1;
-        row_at = row_of(TWO, a.p.y_order, warp, g, 0, 0) * ROW_BYTES<D>;
-        part_rows = (row_of(TWO, a.p.y_order, warp, g, 1, 0) * ROW_BYTES<D>)-row_at;
+        row_at = row_of<D>(TWO, a.p.y_order, warp, g, 0, 0) * ROW_BYTES<D>;
+        part_rows = (row_of<D>(TWO, a.p.y_order, warp, g, 1, 0) * ROW_BYTES<D>)-row_at;
         codes_at = 16 + 32 * t;
         bytes = odd ? 0x2301 : 0x3210;
         low_bytes = (odd ? 0x32 : 0x10) + (upper ? 0x44 : 0);
@@ -218,8 +218,8 @@ template <bool TWO> struct lane_rows<dec_q4_k, TWO> {
     }
 
     template <int PARTS>
-    __device__ __forceinline__ void do_step(float (&acc)[2][N / 2], const memory<D> &mem,
-                                            int stage) const
+    __device__ __forceinline__ void do_step(float (&acc)[2][N / 2], const memory<D> &mem, int stage,
+                                            int) const
     {
         uint32_t code[2][2][8], factors[2][2], offsets[2][2];
 #pragma unroll
@@ -244,8 +244,8 @@ template <bool TWO> struct lane_rows<dec_q4_k, TWO> {
                 operand[m][half][i & 3] = pair_fma(v & mask[piece], one_of(factors[m][half], piece),
                                                    one_of(offsets[m][half], piece));
             }
-            multiply<PARTS>(acc, operand,
-                            mem.columns(stage) + columns_at[piece][second] + 32 * word);
+            multiply<PARTS, COLUMN_PITCH>(
+                acc, operand, mem.columns(stage) + columns_at[piece][second] + 32 * word);
         }
     }
 };
