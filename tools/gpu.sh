@@ -196,23 +196,23 @@ tight() {
 }
 
 sanitize() {
-    local tool formats i files=()
+    local tool formats rounds i files=()
     if ! command -v "$sanitizer" >/dev/null; then
         fail "$sanitizer is not here"
         return
     fi
     for tool in $sanitizer_tools; do
-        formats=$sanitizer_formats
-        [ "$tool" != racecheck ] || formats=$race_formats # it takes ten times as long
-        # The longest first: test_wide, then the walk from its end.
+        formats=$sanitizer_formats rounds=3
+        [ "$tool" != racecheck ] || formats=$race_formats rounds=1 # it takes ten times as long
+        # The longest first: test_wide, test_middle, then the walk from its end.
         # initcheck before 2026.4 takes those copies for whole ones too, and test_wide has room there.
         [ "$tool" = initcheck ] || sanitized "$tool.wide" "$tool" "$bin/test_wide"
+        sanitized "$tool.middle" "$tool" "$bin/test_middle" $rounds
         for ((i = shards - 1; i >= 0; i--)); do
             sanitized "$tool.$i" "$tool" "$bin/check_cuda" --quick "$(tight)" --path "$paths" \
                 --format "$formats" --op "$sanitizer_ops" --shard "$i/$shards"
         done
         sanitized "$tool.router" "$tool" "$bin/test_router" small
-        sanitized "$tool.middle" "$tool" "$bin/test_middle" 3
         case $tool in
         racecheck) sanitized racecheck.route "$tool" "$bin/test_route" race ;;
         *)
@@ -284,7 +284,9 @@ bench_group() {
         ;;
     generic) # every family, for the rate per byte
         rows qmm --shape 1,8192,2048,1 --tokens 1,64 --format "$fast,$others,f32,f16,bf16"
+        rows qmm --shape 1,8192,2048,1 --tokens 8,16,32,96,128,256 --format "$fast,$others"
         rows moe --shape qwen3.5-35b-a3b --tokens $many --format "$others"
+        rows moe --shape qwen3.5-35b-a3b --tokens 128,256 --format "$fast,$others"
         ;;
     sustained) # warm to the power limit
         span=3 rows moe --shape qwen3.5-35b-a3b --format int4_g128,q4_k --tokens 4096
