@@ -339,13 +339,15 @@ template <> constexpr double MOST_OWN<dec_q5_0> = 5;
 template <> constexpr double MOST_OWN<dec_nvfp4> = 5;
 template <> constexpr double MOST_OWN<dec_mlx_nvfp4> = 5;
 
-// Of fewer pairs product.cuh and sum.cuh are as fast with low_codes.
+// Of fewer pairs of several experts product.cuh and sum.cuh are as fast with low_codes, as they are
+// with one row.
 constexpr int LOW_PAIRS = 16;
 
 template <class D> bool is_for_own(const gqmm_cuda_product *p, int path)
 {
     if constexpr (has_own<D>)
-        return (has_fp4<D> || p->n_pairs >= LOW_PAIRS) && own_fits<long_lane<D>>(p, path);
+        return (p->rhs ? has_fp4<D> || p->n_pairs >= LOW_PAIRS : p->n_pairs * p->m > 1) &&
+               own_fits<long_lane<D>>(p, path);
     return false;
 }
 

@@ -329,14 +329,15 @@ template <class L> bool digits_fit(const gqmm_cuda_product *p, int path)
 }
 
 // The same of layouts with numbers of their own, which direct.cuh does not serve: up to eight
-// columns of each of several experts.
+// columns of each of several experts, or of one matrix.
 template <class L> bool own_fits(const gqmm_cuda_product *p, int path)
 {
     const int per_tile = p->up.plane[0] ? 8 : 16;
     return path == GQMM_CUDA_SM90 && p->x_type == GQMM_BF16 && p->k > 0 && p->k % 32 == 0 &&
-           p->k <= stay_warps<L> * stay_step<L> && p->n > 0 && p->n % per_tile == 0 && p->rhs &&
-           p->m == 1 && columns_of_tile(p) <= DIRECT_COLUMNS && p->w.n_experts <= INT16_MAX &&
-           (p->list.tiles || p->n_pairs <= DIRECT_PAIRS) && is_quick(p) && L::fits(p);
+           p->k <= stay_warps<L> * stay_step<L> && p->n > 0 && p->n % per_tile == 0 &&
+           (p->rhs ? p->m == 1 : p->expert >= 0) && columns_of_tile(p) <= DIRECT_COLUMNS &&
+           p->w.n_experts <= INT16_MAX && (p->list.tiles || p->n_pairs <= DIRECT_PAIRS) &&
+           is_quick(p) && L::fits(p);
 }
 
 template <class L, bool DIGITAL> stay_plan plan_stay(const gqmm_cuda_product *p)

@@ -17,6 +17,7 @@ namespace few_product
 // few_lane<D>, what lane t of a quad has of a row:
 //   WORDS, SCALES       registers that hold codes and scales of a row
 //   PHASES, TURNS       of a step; codes are made ready for a phase at once
+//   BIASED      what is made of scales in a phase is made again in the next: registers are short
 //   set(t, group)       what is the same for all rows
 //   first_column(t)     the lane's first 16 bytes in a column
 //   column(at, phase, turn)     where those of a turn are if the first are at `at`
