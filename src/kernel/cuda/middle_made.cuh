@@ -111,7 +111,8 @@ template <> struct made_codes<dec_affine2> : native_codes<2> {
 template <class D> struct made_weights {
     typedef D decoder;
     static constexpr bool exists = true, swizzled = false, ordered = made_codes<D>::ordered;
-    static constexpr int least_width = 32, most_width = 128, most_columns = 256;
+    static constexpr int least_width = 32, most_width = ordered ? 128 : 256;
+    static constexpr int most_columns = ordered ? 256 : 1 << 20; // more are dequantised first
     static constexpr int most_split = 0;
     static constexpr wide_product::making MAKING = wide_product::making_of<D>();
     static constexpr format_args ANY = {32, GQMM_F16};
