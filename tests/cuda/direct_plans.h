@@ -76,10 +76,14 @@ static bool check_own_plan(gqmm_cuda_product p, int path, bool (*fail)(const cha
             p.w.row_stride[i] = p.up.row_stride[i] = 2 * p.k;
         const bool served = is_for_own<D>(&p, path);
         const int per_tile = p.up.plane[0] ? 8 : 16;
-        const bool wanted = path == GQMM_CUDA_SM90 && p.x_type == GQMM_BF16 && p.rhs && p.m == 1 &&
-                            p.n % per_tile == 0 && p.n_pairs <= DIRECT_PAIRS && is_quick(&p) &&
+        const int64_t columns = p.n_pairs * p.m; // pairs of experts, or rows of one matrix
+        const bool some =
+            p.rhs ? p.m == 1 && columns <= DIRECT_PAIRS && (has_fp4<D> || columns >= LOW_PAIRS)
+                  : p.expert >= 0 && columns > 1 && columns <= DIRECT_COLUMNS;
+        const bool wanted = path == GQMM_CUDA_SM90 && p.x_type == GQMM_BF16 && some &&
+                            p.n % per_tile == 0 && is_quick(&p) &&
                             p.k <= stay_warps<longer> * stay_step<longer> &&
-                            (has_fp4<D> || (p.k % D::block == 0 && p.n_pairs >= LOW_PAIRS));
+                            (has_fp4<D> || p.k % D::block == 0);
         const bool is_short = p.k <= stay_warps<lane> * stay_step<lane>;
         return served == wanted ? !served || (is_short ? check_stay_plan<lane, false>(p, fail)
                                                        : check_stay_plan<longer, false>(p, fail))
