@@ -209,7 +209,7 @@ static plan random_plan(int i)
 
 static bool random_layers(void)
 {
-    const int n = h.quick ? 16 : 220;
+    const int n = h.quick ? 25 : 220;
     bool ok = true;
     for (int i = 0; ok && i < n; i++) {
         const plan p = random_plan(i);

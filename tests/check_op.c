@@ -102,12 +102,12 @@ static bool random_jobs(bool dense, int n)
 
 static bool gather_random(void)
 {
-    return random_jobs(false, h.quick ? 40 : 700);
+    return random_jobs(false, h.quick ? 60 : 700);
 }
 
 static bool qmm_random(void)
 {
-    return random_jobs(true, h.quick ? 20 : 300);
+    return random_jobs(true, h.quick ? 30 : 300);
 }
 
 static const int64_t row_set[] = {0,  1,  2,  7,  8,     15,    16,    17,    31,    32,

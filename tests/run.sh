@@ -73,9 +73,9 @@ note() {
     echo "$1 $2 0" >"$out/$id.head"
 }
 
-# The quick flag, for those that know it.
+# The quick flag, for those that know it: by name or as h.quick.
 flag_for() {
-    if [ -n "$flag" ] && grep -q -e "$flag" "$1"; then
+    if [ -n "$flag" ] && grep -q -e "$flag" -e 'h\.quick' "$1"; then
         echo "$flag"
     fi
 }
