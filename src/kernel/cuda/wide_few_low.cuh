@@ -203,7 +203,7 @@ template <> struct few_lane<dec_q3_k> : bytes_in_turn {
         float scale[4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            scale[i] = mul(byte_after_2_23(sc, i) - (8388608.0f + 32), d);
+            scale[i] = mul(low_integer(sc, i, 32), d);
 #pragma unroll
         for (int i = 0; i < 2; i++)
             s[i] =
