@@ -284,7 +284,7 @@ bench_group() {
         ;;
     generic) # every family, for the rate per byte
         rows qmm --shape 1,8192,2048,1 --tokens 1,64 --format "$fast,$others,f32,f16,bf16"
-        rows qmm --shape 1,8192,2048,1 --tokens 8,16,32,96,128,256 --format "$fast,$others"
+        rows qmm --shape 1,8192,2048,1 --tokens 2,4,8,16,32,96,128,256,512,3072 --format "$fast,$others"
         rows moe --shape qwen3.5-35b-a3b --tokens $many --format "$others"
         rows moe --shape qwen3.5-35b-a3b --tokens 128,256 --format "$fast,$others"
         ;;
