@@ -222,7 +222,7 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  *          where q are integers, scales from 2^31 and h from 2^91 on then overflow. gqmm_qmm() on
  *          sm_90 rounds and overflows so from 16 rows on. From 257 rows on (rows of weights at no
  *          multiple of 16 bytes: 65, or 128 of less than 2^22 weights; f32 and f16: 512) it
- *          dequantises matrices first (sm_90), but for those of int4, affine of 2 and 4 bits, q4_0,
+ *          dequantises matrices first (sm_90), but for those of int4, affine of 2 to 4 bits, q4_0,
  *          q2_k to q6_k, q8_0, mxfp4 and nvfp4: rounded once, 2 bytes a weight, in slices of 32 MiB
  *          of workspace.
  *          Where up to 128 pairs meet one expert each in the mean or fewer (q4_k: two), and weights

@@ -108,6 +108,37 @@ template <> struct made_codes<dec_affine2> : native_codes<2> {
     }
 };
 
+// Eight numbers have three bytes, of which two or one hold a lane's.
+template <> struct made_codes<dec_affine3> : native_codes<6> {
+    static constexpr bool APART = true;
+
+    static __device__ __forceinline__ void bring(uint32_t (&v)[6], const step_row &row, int j, int,
+                                                 const format_args &)
+    {
+        if (j % 2 == 0)
+#pragma unroll
+            for (int i = 0; i < 6; i += 2) {
+                const uint2 w = *(const uint2 *)(row.p[0] + 12 * j + 4 * i);
+                v[i] = w.x, v[i + 1] = w.y;
+            }
+    }
+    static __device__ __forceinline__ void get(uint32_t (&a)[4], const uint32_t (&v)[6], int j,
+                                               int t)
+    {
+        const uint32_t bytes = t < 2 ? 0x1010 : t == 2 ? 0x2121 : 0x2222;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint32_t *w = v + j % 2 * 3 + i / 2; // from byte i / 2 * 4 on
+            const uint32_t both_halves = permute(w[0], w[1], bytes + 0x1111u * (3 * i - i / 2 * 4));
+            a[i] = both_halves >> 6 * t % 8 & 0x00380007;
+        }
+    }
+    static __device__ __forceinline__ uint32_t powers(int)
+    {
+        return bf16_power(0) | bf16_power(-3) << 16;
+    }
+};
+
 template <class D> struct made_weights {
     typedef D decoder;
     static constexpr bool exists = true, swizzled = false, ordered = made_codes<D>::ordered;
