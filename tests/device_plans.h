@@ -175,6 +175,8 @@ static bool ragged_products(const gqmm_format_info *f)
         {.e = 1, .rows = 2096, .cols = 608, .m = 5, .dense = true, .scaled = true},
         {.e = 1, .rows = 64, .cols = 352, .m = 1, .dense = true},
         {.e = 6, .rows = 272, .cols = 736, .pairs = 7, .m = 3, .odd = true},
+        {.e = 1, .rows = 2192, .cols = 3872, .m = 7, .dense = true, .nan = true},
+        {.e = 3, .rows = 272, .cols = 2880, .pairs = 1, .m = 8, .lhs = IDS_RANDOM, .scaled = true},
     };
     bool ok = true;
     for (int i = 0; ok && i < COUNT(plans); i++) {

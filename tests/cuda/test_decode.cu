@@ -360,7 +360,7 @@ template <class D> static bool check_plans(void)
                      check_direct_plans((const typename lanes_of<D>::list *)NULL, p, path, fail) &&
                      check_own_plan<D>(p, path, fail) &&
                      check_small_plans((const typename lanes_of<D>::list *)NULL, p, fail) &&
-                     check_single_plan<D>(p, path, fail);
+                     check_small_low_plan<D>(p, path, fail) && check_single_plan<D>(p, path, fail);
             }
     return ok;
 }

@@ -39,8 +39,15 @@ template <class L> struct held_fp4 {
         }
     }
 
+    // See held_low.cuh.
     __device__ __forceinline__ void find_power()
     {
+        const int t = (int)threadIdx.x & 3;
+#pragma unroll
+        for (int i = 0; i < L::PIECES && L::planes == 1; i++) {
+            exchange(x[i][0], x[i][2], t, 1);
+            exchange(x[i][1], x[i][3], t, 1);
+        }
     }
 
     // The largest number of a column is about 2^127 then.
@@ -211,14 +218,11 @@ template <class D> struct lane_fp4 {
         }
     }
 
-    // The numbers of a piece that meet the lane's word, and these in pairs as low_codes has them.
+    // The numbers of a piece that meet the lane's word, once halves are exchanged, and these in
+    // pairs as low_codes has them.
     __device__ __forceinline__ static uint4 load_eight(const uint16_t *piece, int t)
     {
-        if (planes > 1)
-            return *(const uint4 *)(piece + 8 * t);
-        const uint2 low = *(const uint2 *)(piece + 4 * t);
-        const uint2 high = *(const uint2 *)(piece + 16 + 4 * t);
-        return make_uint4(low.x, low.y, high.x, high.y);
+        return *(const uint4 *)(piece + 8 * (planes > 1 ? t : (t & 1) * 2 + (t >> 1)));
     }
 
     __device__ __forceinline__ static void to_pairs(uint32_t (&x)[4])

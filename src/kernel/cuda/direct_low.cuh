@@ -22,7 +22,8 @@ template <class D> struct of_lanes : of_256<D> {
 
 // WARPS of a block share K: eight where a step for each is enough, as then two blocks of a
 // multiprocessor wait for each other's sums less.
-template <class D, int WARPS_> struct lane_low {
+template <class D, int WARPS_, int SHARERS = 1> struct lane_low {
+    static_assert(SHARERS == 1 || (D::planes == 3 && D::piece == 32), "groups of many sizes");
     typedef of_lanes<D> steps;
     typedef low_codes<D> codes;
     typedef held_low<lane_low> numbers;
@@ -200,25 +201,28 @@ template <class D, int WARPS_> struct lane_low {
         else if (SUMS)
             add_offsets<2>(to, offset, x);
 #pragma unroll
-        for (int j = 0; j < 8; j++) {
-            uint32_t a[PARTS][4], b[PARTS][4];
+        for (int first = 0; first < 8; first += SHARERS) {
             float c[PER][4] = {};
-            codes::template get<true>(a, r[0], j, t, x.f);
-            codes::template get<true>(b, r[1], j, t, x.f);
 #pragma unroll
-            for (int n = PARTS - 1; n >= 0; n--) {
-                mma(c[0], a[n][0], b[n][0], a[n][1], b[n][1], x.x[j][0], x.x[j][1]);
-                mma(c[PER - 1], a[n][2], b[n][2], a[n][3], b[n][3], x.x[j][2], x.x[j][3]);
+            for (int j = first; j < first + SHARERS; j++) {
+                uint32_t a[PARTS][4], b[PARTS][4];
+                codes::template get<true>(a, r[0], j, t, x.f);
+                codes::template get<true>(b, r[1], j, t, x.f);
 #pragma unroll
-                for (int i = 0; n > 0 && i < 4 * PER; i++)
-                    c[i / 4][i % 4] *= power_of_two(codes::up(j));
+                for (int n = PARTS - 1; n >= 0; n--) {
+                    mma(c[0], a[n][0], b[n][0], a[n][1], b[n][1], x.x[j][0], x.x[j][1]);
+                    mma(c[PER - 1], a[n][2], b[n][2], a[n][3], b[n][3], x.x[j][2], x.x[j][3]);
+#pragma unroll
+                    for (int i = 0; n > 0 && i < 4 * PER; i++)
+                        c[i / 4][i % 4] *= power_of_two(codes::up(j));
+                }
             }
 #pragma unroll
-            for (int i = 0; i < PER; i++)
+            for (int i = first * PER; i < (first + 1) * PER; i++)
 #pragma unroll
                 for (int e = 0; e < 4; e++)
-                    all[e] = fmaf(__shfl_sync(~0u, own[e / 2][(j * PER + i) % OWN], j / 2, 4),
-                                  c[i][e], all[e]);
+                    all[e] = fmaf(__shfl_sync(~0u, own[e / 2][i % OWN], i / (2 * PER), 4),
+                                  c[i % PER][e], all[e]);
         }
 #pragma unroll
         for (int e = 0; e < 4; e++) {
@@ -253,6 +257,7 @@ template <class D, int WARPS_> struct lane_low {
     static bool fits(const gqmm_cuda_product *p)
     {
         return matrix_fits(p->w) && p->k % D::block == 0 &&
+               (SHARERS == 1 || p->w.group >= 32 * SHARERS) &&
                (!p->up.plane[0] || (matrix_fits(p->up) && alike(p->w, p->up)));
     }
 

@@ -38,6 +38,16 @@ template <int LANES> __device__ __forceinline__ uint32_t largest_of(uint32_t pai
     return most;
 }
 
+// Lanes of a quad swap what they hold for each other: those without `bit` the second for the first
+// of those with it.
+__device__ __forceinline__ void exchange(uint32_t &first, uint32_t &second, int t, int bit)
+{
+    const bool upper = t & bit;
+    const uint32_t got = __shfl_xor_sync(~0u, upper ? first : second, bit);
+    first = upper ? got : first;
+    second = upper ? second : got;
+}
+
 // Eight rows of eight halves transposed: lane 4 r + c has (r, 2 c) and (r, 2 c + 1).
 __device__ __forceinline__ uint32_t transposed(uint32_t v)
 {

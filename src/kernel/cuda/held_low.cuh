@@ -8,9 +8,14 @@
 namespace gqmm
 {
 
-// The lane's numbers of column lane / 4, eight for each piece of 32.
+// The lane's numbers of column lane / 4, eight for each piece of 32. They are loaded eight
+// neighbours at a time, then exchanged: loads of 4 or 8 bytes take two or four times as long, more
+// than all else where there are eight columns.
 template <class L> struct held_low : held_numbers {
     typedef typename L::codes codes;
+    static constexpr order ORDER = codes::in_order;
+    // Four numbers of each half of a piece are a lane's, or two of each quarter.
+    static constexpr bool HALF = ORDER == HALVES || ORDER == CROSSED, QUARTER = ORDER == NATIVE;
     uint32_t sums[3][L::OWN / 2];  // of groups, three parts as right operands of 8 or 16 along K
     int codes_at[2], scales_at[2]; // of rows g and g + 8 in a stage
     format_args f;
@@ -22,7 +27,23 @@ template <class L> struct held_low : held_numbers {
         for (int j = 0; j < 8; j++) {
             x[j][0] = x[j][1] = x[j][2] = x[j][3] = 0;
             if (row && j * 32 < left)
-                load_eight<codes::in_order>(x[j], row + j * 32, t);
+                load_eight<HALF || QUARTER ? NIBBLE : ORDER>(x[j], row + j * 32,
+                                                             HALF ? (t & 1) * 2 + (t >> 1) : t);
+        }
+    }
+
+    __device__ __forceinline__ void find_power()
+    {
+        const int t = (int)threadIdx.x & 3;
+        held_numbers::find_power();
+#pragma unroll
+        for (int j = 0; j < 8 && (HALF || QUARTER); j++) {
+            exchange(x[j][0], x[j][HALF ? 2 : 1], t, 1);
+            exchange(x[j][HALF ? 1 : 2], x[j][3], t, 1);
+            if (QUARTER) {
+                exchange(x[j][0], x[j][2], t, 2);
+                exchange(x[j][1], x[j][3], t, 2);
+            }
         }
     }
 

@@ -8,7 +8,7 @@
 
 #include "kernel/cuda/few.cuh"
 #include "kernel/cuda/pieces.cuh"
-#include "kernel/cuda/small.cuh"
+#include "kernel/cuda/small_low.cuh"
 
 namespace gqmm
 {
@@ -233,6 +233,11 @@ template <class D> bool single_fits(single_plan *plan, const gqmm_cuda_product *
 
 template <class D> int first_product(const gqmm_cuda_product *p, int path, gqmm_stream s)
 {
+    if constexpr (has_small_low<D>) {
+        small_plan plan;
+        if (small_low_fits<D>(&plan, p, path))
+            return small_low<D>(p, plan, path, s);
+    }
     if constexpr (has_single<D>) {
         single_plan plan;
         if (single_fits<D>(&plan, p, path))

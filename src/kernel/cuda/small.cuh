@@ -33,6 +33,7 @@ struct small_plan {
     int column_bits;    // 2^this is room for the columns
     int row_tiles;      // of a pair
     float pairs_of_row; // 1 / row_tiles
+    int blocks;         // of a pair, in small_low.cuh
     int each, more;     // row tiles of a block; the first `more` blocks have one more
     int bytes;          // of shared memory
 };
