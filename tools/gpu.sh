@@ -32,7 +32,7 @@ span=${SPAN:-0.2}
 sanitizer=${SANITIZER:-compute-sanitizer}
 sanitizer_tools=${SANITIZE:-racecheck memcheck initcheck synccheck}
 few=q4_k,q5_k,q6_k,q8_0,q4_0,q3_k,iq4_xs,mxfp4,nvfp4,mlx_mxfp4,mlx_mxfp8,int4_g128,f16,f32
-sanitizer_formats=${FORMATS:-$few,affine4_g64_bf16,affine8_g64_bf16,affine3_g32_f16}
+sanitizer_formats=${FORMATS:-$few,q2_k,affine2_g64_bf16,affine4_g64_bf16,affine8_g64_bf16,affine3_g32_f16}
 # One for each way to bring weights.
 race_formats=${FORMATS:-q4_k,mxfp4,mlx_mxfp4,int4_g128,affine4_g64_bf16,q3_k,affine3_g64_bf16,f32}
 ops=gather,gather_n,qmm,moe,tokens,mixed,prompts,few,eights,int8,moe_int8,embed,dequantize,quantize
@@ -285,6 +285,8 @@ bench_group() {
     generic) # every family, for the rate per byte
         rows qmm --shape 1,8192,2048,1 --tokens 1,64 --format "$fast,$others,f32,f16,bf16"
         rows qmm --shape 1,8192,2048,1 --tokens 2,4,8,16,32,96,128,256,512,3072 --format "$fast,$others"
+        rows qmm --shape 1,12288,4096,1 --tokens 1,4,64 --format "$fast,$others"
+        rows gather --shape 8,4096,4096,1 --tokens 2,8,32 --format "$fast,$others"
         rows moe --shape qwen3.5-35b-a3b --tokens $many --format "$others"
         rows moe --shape qwen3.5-35b-a3b --tokens 128,256 --format "$fast,$others"
         ;;
