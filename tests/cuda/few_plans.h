@@ -130,7 +130,8 @@ static bool check_few_columns(bool (*fail)(const char *, ...))
         }
     }
     return check_few_turns<gqmm::dec_affine2>(fail) && check_few_turns<gqmm::dec_q2_k>(fail) &&
-           check_few_turns<gqmm::dec_q3_k>(fail) && check_few_turns<gqmm::dec_iq4_xs>(fail);
+           check_few_turns<gqmm::dec_q3_k>(fail) && check_few_turns<gqmm::dec_iq4_xs>(fail) &&
+           check_few_turns<gqmm::dec_affine3>(fail) && check_few_turns<gqmm::dec_iq4_nl>(fail);
 }
 
 static bool check_few_plans(bool (*fail)(const char *, ...))
@@ -138,6 +139,7 @@ static bool check_few_plans(bool (*fail)(const char *, ...))
     return check_few_rows<gqmm::dec_int4>(fail) && check_few_rows<gqmm::dec_q4_k>(fail) &&
            check_few_rows<gqmm::dec_affine2>(fail) && check_few_rows<gqmm::dec_q2_k>(fail) &&
            check_few_rows<gqmm::dec_q3_k>(fail) && check_few_rows<gqmm::dec_iq4_xs>(fail) &&
+           check_few_rows<gqmm::dec_affine3>(fail) && check_few_rows<gqmm::dec_iq4_nl>(fail) &&
            check_few_halves<gqmm::dec_int4>(fail) && check_few_places<false>(fail) &&
            check_few_places<true>(fail) && check_few_columns(fail);
 }

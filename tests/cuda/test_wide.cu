@@ -45,6 +45,8 @@ static const wide_entry wide_entries[] = {
     ENTRY_FEW("q2_k", dec_q2_k),
     ENTRY_FEW("q3_k", dec_q3_k),
     ENTRY_FEW("iq4_xs", dec_iq4_xs),
+    ENTRY_FEW("affine3_g64_bf16", dec_affine3),
+    ENTRY_FEW("iq4_nl", dec_iq4_nl),
     ENTRY("affine4_g64_bf16", dec_affine4),
     ENTRY("q4_k", dec_q4_k),
     ENTRY("affine4_g32_f32", dec_affine4),

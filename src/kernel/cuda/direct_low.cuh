@@ -21,15 +21,18 @@ template <class D> struct of_lanes : of_256<D> {
 };
 
 // WARPS of a block share K: eight where a step for each is enough, as then two blocks of a
-// multiprocessor wait for each other's sums less.
-template <class D, int WARPS_, int SHARERS = 1> struct lane_low {
-    static_assert(SHARERS == 1 || (D::planes == 3 && D::piece == 32), "groups of many sizes");
+// multiprocessor wait for each other's sums less. ALONE, of small_low.cuh, where a warp has one
+// step of one tile of columns: pieces of a group, which has 64 weights or more, meet its scale
+// together, and activations are loaded the faster way also where that takes registers.
+template <class D, int WARPS_, bool ALONE = false> struct lane_low {
     typedef of_lanes<D> steps;
     typedef low_codes<D> codes;
     typedef held_low<lane_low> numbers;
     static constexpr int planes = D::planes, OWN = 64 / D::piece; // groups of a lane of a quad
     static constexpr bool OFFSET = D::has_offset, SUMS = OFFSET || codes::bias != 0;
-    static constexpr bool PAIRS = false; // see direct_lanes.cuh
+    static constexpr bool PAIRS = false;                         // see direct_lanes.cuh
+    static constexpr int SHARERS = ALONE && planes == 3 ? 2 : 1; // of a scale, pieces
+    static constexpr bool EXCHANGES = ALONE || (codes::in_order == CROSSED && codes::parts == 1);
     static constexpr int PITCH = row_pitch<steps>(), stage_bytes = ROWS * PITCH;
     static constexpr int STEP = HELD, WARPS = WARPS_, BLOCKS = 16 / WARPS;
     static constexpr bool INTEGERS = has_integers<D>;

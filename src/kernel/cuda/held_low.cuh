@@ -8,14 +8,15 @@
 namespace gqmm
 {
 
-// The lane's numbers of column lane / 4, eight for each piece of 32. They are loaded eight
-// neighbours at a time, then exchanged: loads of 4 or 8 bytes take two or four times as long, more
+// The lane's numbers of column lane / 4, eight for each piece of 32. Where they are no neighbours,
+// L may want these loaded and exchanged: loads of 4 or 8 bytes take two or four times as long, more
 // than all else where there are eight columns.
 template <class L> struct held_low : held_numbers {
     typedef typename L::codes codes;
     static constexpr order ORDER = codes::in_order;
     // Four numbers of each half of a piece are a lane's, or two of each quarter.
-    static constexpr bool HALF = ORDER == HALVES || ORDER == CROSSED, QUARTER = ORDER == NATIVE;
+    static constexpr bool HALF = L::EXCHANGES && (ORDER == HALVES || ORDER == CROSSED),
+                          QUARTER = L::EXCHANGES && ORDER == NATIVE;
     uint32_t sums[3][L::OWN / 2];  // of groups, three parts as right operands of 8 or 16 along K
     int codes_at[2], scales_at[2]; // of rows g and g + 8 in a stage
     format_args f;

@@ -99,10 +99,8 @@ __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
 
 // ---------------------------------------------------------------- host
 
-// A format's layout here. Pieces of 32 that share a scale meet it once.
 template <class D>
-using small_lane =
-    std::conditional_t<has_fp4<D>, lane_fp4<D>, lane_low<D, 8, D::planes == 3 ? 2 : 1>>;
+using small_lane = std::conditional_t<has_fp4<D>, lane_fp4<D>, lane_low<D, 8, true>>;
 
 // mxfp4's steps of 192 leave too many of 2^n warps idle.
 template <class D>

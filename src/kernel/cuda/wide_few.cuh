@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) kernel(const __grid_constant_
 
 // Mean columns of an expert up to which tiles of eight of direct.cuh, where these take the product,
 // and from which wider ones of wide.cuh, are faster.
-template <class D> constexpr double MOST_EIGHTS = D::has_offset ? 5 : 4;
+template <class D> constexpr double MOST_EIGHTS = few_layout<D>::LOW ? 3 : D::has_offset ? 5 : 4;
 template <class D> constexpr double MOST_MEAN = D::planes > 1 ? 32 : 24;
 
 // Of a tile: most experts have one, and few of them all columns.
@@ -307,6 +307,8 @@ template <> constexpr bool has_few_columns<dec_int4> = true;
 template <> constexpr bool has_few_columns<dec_affine4> = true;
 template <> constexpr bool has_few_columns<dec_q4_k> = true;
 template <> constexpr bool has_few_columns<dec_affine2> = true;
+template <> constexpr bool has_few_columns<dec_affine3> = true;
+template <> constexpr bool has_few_columns<dec_iq4_nl> = true;
 template <> constexpr bool has_few_columns<dec_q2_k> = true;
 template <> constexpr bool has_few_columns<dec_q3_k> = true;
 template <> constexpr bool has_few_columns<dec_iq4_xs> = true;

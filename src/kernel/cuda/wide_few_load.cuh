@@ -58,15 +58,20 @@ static_assert(STEP / LEAST_GROUP * 2 <= 8, "scales of a step");
 //   SWIZZLED    16 bytes c of 128 lie at c ^ (row & 7)
 //   SLIPS       a step's beginning is found where it is read
 //   STRAIGHT    warps move steps to where rows begin, and swizzle them: see put_straight()
+//   LOW         codes are taken by few_lane
 template <class D> struct few_layout {
     static constexpr int ROW_BYTES = wide_product::code_bytes<D>(), NEXT = 4, PITCH = COLUMN_PITCH;
-    static constexpr bool SWIZZLED = D::planes > 1, SLIPS = false, STRAIGHT = false;
+    static constexpr bool SWIZZLED = D::planes > 1, SLIPS = false, STRAIGHT = false, LOW = false;
 };
 template <int BYTES, int NEXT_> struct few_rows {
     static constexpr int ROW_BYTES = BYTES, NEXT = NEXT_, PITCH = STEP * 2 + 64;
-    static constexpr bool SWIZZLED = false, SLIPS = false, STRAIGHT = false;
+    static constexpr bool SWIZZLED = false, SLIPS = false, STRAIGHT = false, LOW = true;
 };
 template <> struct few_layout<dec_affine2> : few_rows<64, 1> {
+};
+template <> struct few_layout<dec_affine3> : few_rows<96, 1> {
+};
+template <> struct few_layout<dec_iq4_nl> : few_rows<144, 1> {
 };
 template <> struct few_layout<dec_q2_k> : few_rows<96, 2> {
     static constexpr bool SLIPS = true;

@@ -103,6 +103,66 @@ template <> struct few_lane<dec_affine2> : quarters_in_turn {
     }
 };
 
+// The same of three bits: a phase has half of a piece's pairs, each eight numbers of three bytes
+// with four in either half of a word.
+template <> struct few_lane<dec_affine3> : quarters_in_turn {
+    static constexpr int WORDS = 4, SCALES = 2, PHASES = 4, TURNS = 2;
+    static constexpr bool BIASED = false;
+    uint32_t codes_at, scales_at, shift[2], mask[2], powers;
+
+    GQMM_HD static constexpr uint32_t column(uint32_t at, int phase, int turn)
+    {
+        return quarters_in_turn::column(at, phase >> 1, 2 * (phase & 1) + turn);
+    }
+
+    __device__ __forceinline__ void set(int t, int group)
+    {
+        codes_at = 24 * t;
+        scales_at = 64 * t / group * 2;
+        powers = bf16_power(LOW_SCALE - 3 * (t & 1)) |
+                 (uint32_t)bf16_power(LOW_SCALE - 3 * (~t & 1)) << 16;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            shift[i] = 6 * (i ^ t >> 1);
+            mask[i] = both(7u << 3 * (i ^ (t & 1)));
+            asm volatile("" : "+r"(shift[i]), "+r"(mask[i]));
+        }
+    }
+
+    __device__ __forceinline__ void scales(uint32_t (&s)[SCALES], uint32_t, uint32_t planes) const
+    {
+        s[0] = pair_mul(one_of<0>(read_number(planes + scales_at)), powers);
+        s[1] =
+            pair_mul(read_number(planes + scales_at + PLANE_SCALES), both(bf16_power(-LOW_REST)));
+    }
+
+    __device__ __forceinline__ void get(uint32_t (&v)[WORDS], uint32_t row, int phase) const
+    {
+        if (phase % 2)
+            return;
+        const uint2 even = read_8(row + codes_at + 8 * (phase / 2)),
+                    odd = read_8(row + codes_at + 8 + 8 * (phase / 2));
+        // Of 24 bytes the middle eight are both pieces'.
+        const uint32_t w[3] = {phase ? even.y : even.x, phase ? odd.x : even.y,
+                               phase ? odd.y : odd.x};
+#pragma unroll
+        for (int u = 0; u < 4; u++) {
+            const int first = 3 * u - u / 2 * 4; // byte, from w[u / 2] on
+            const uint32_t pairs = permute(w[u / 2], w[u / 2 + 1], 0x2110u + 0x1111u * first);
+            v[u] = choose_bits(pairs >> 4, 0xffff0000, pairs);
+        }
+    }
+
+    __device__ __forceinline__ void make(uint32_t (&a)[4], const uint32_t (&v)[WORDS],
+                                         const uint32_t (&s)[SCALES], int phase, int turn) const
+    {
+#pragma unroll
+        for (int u = 0; u < 4; u++)
+            a[u] = pair_fma(v[u] >> shift[phase % 2] & mask[turn], one_of(s[0], turn),
+                            one_of<0>(s[1]));
+    }
+};
+
 // Blocks whose four pieces of 128 weights share bytes: lane t has 16 bytes of these, and so the
 // same half of each piece of half t / 2 of the block; pairs of bytes 0 and 2 and of bytes 1 and 3
 // in one phase or the other.
@@ -278,7 +338,8 @@ template <> struct few_lane<dec_iq4_xs> : quarters_in_turn {
             v[u] = low_iq4_bytes(v[u] >> shift[phase & 1]);
     }
 
-    __device__ __forceinline__ void make(uint32_t (&a)[4], const uint32_t (&v)[WORDS],
+    template <int W>
+    __device__ __forceinline__ void make(uint32_t (&a)[4], const uint32_t (&v)[W],
                                          const uint32_t (&s)[SCALES], int phase, int turn) const
     {
         const uint32_t scale = one_of(s[0], phase >> 1);
@@ -286,6 +347,47 @@ template <> struct few_lane<dec_iq4_xs> : quarters_in_turn {
 #pragma unroll
         for (int u = 0; u < 4; u++)
             a[u] = pair_fma(permute(v[u], 0, select[turn]), scale, rest);
+    }
+};
+
+// The same of blocks of 18 bytes each, of which every other one's codes begin two behind a multiple
+// of four. What the second phase of a piece takes is kept by the first.
+template <> struct few_lane<dec_iq4_nl> : few_lane<dec_iq4_xs> {
+    static constexpr int WORDS = 6;
+
+    __device__ __forceinline__ void set(int t, int group)
+    {
+        few_lane<dec_iq4_xs>::set(t, group);
+        codes_at = 36 * t;
+    }
+
+    __device__ __forceinline__ void scales(uint32_t (&s)[SCALES], uint32_t row, uint32_t) const
+    {
+        const float first = half_to_float(read_4(row + codes_at) & 0xffff),
+                    second = half_to_float(read_4(row + codes_at + 16) >> 16);
+        s[0] = pair_mul(rounded(first, second), both(bf16_power(LOW_SCALE)));
+    }
+
+    __device__ __forceinline__ void get(uint32_t (&v)[WORDS], uint32_t row, int phase) const
+    {
+        uint32_t now[4] = {v[4], v[4] >> 16, v[5], v[5] >> 16}; // in their low halves
+        if (phase % 2 == 0) {
+            uint32_t w[5];
+#pragma unroll
+            for (int u = 0; u < 5; u++)
+                w[u] = phase && u == 0 ? 0 : read_4(row + codes_at + 4 * u + (phase ? 16 : 0));
+#pragma unroll
+            for (int u = 0; u < 4; u++)
+                w[u] = phase ? w[u + 1] : __byte_perm(w[u], w[u + 1], 0x5432);
+#pragma unroll
+            for (int u = 0; u < 4; u++)
+                now[u] = w[u] >> shift[0];
+            v[4] = __byte_perm(w[0] >> shift[1], w[1] >> shift[1], 0x5410);
+            v[5] = __byte_perm(w[2] >> shift[1], w[3] >> shift[1], 0x5410);
+        }
+#pragma unroll
+        for (int u = 0; u < 4; u++)
+            v[u] = low_iq4_bytes(now[u]);
     }
 };
 
@@ -358,6 +460,12 @@ template <class D, bool TWO> struct low_rows {
 
 template <bool TWO> struct lane_rows<dec_affine2, TWO> : low_rows<dec_affine2, TWO> {
     using low_rows<dec_affine2, TWO>::low_rows;
+};
+template <bool TWO> struct lane_rows<dec_affine3, TWO> : low_rows<dec_affine3, TWO> {
+    using low_rows<dec_affine3, TWO>::low_rows;
+};
+template <bool TWO> struct lane_rows<dec_iq4_nl, TWO> : low_rows<dec_iq4_nl, TWO> {
+    using low_rows<dec_iq4_nl, TWO>::low_rows;
 };
 template <bool TWO> struct lane_rows<dec_q2_k, TWO> : low_rows<dec_q2_k, TWO> {
     using low_rows<dec_q2_k, TWO>::low_rows;
