@@ -92,11 +92,11 @@ if command -v nvcc >/dev/null; then
     # No GPU runs it, so that the optimisers may rest: half of the time.
     fast=
     if nvcc --help | grep -q -e --Ofast-compile; then
-        fast="--Ofast-compile=max --compress-mode=none"
+        fast="--Ofast-compile=max --compress-mode=none -Xptxas=-O0"
     fi
     target='gqmm check_cuda test_decode test_stage'
     add cuda "$build/check/cuda" cuda "$gcc" -DGQMM_CUDA=ON -DGQMM_MODEL=OFF \
-        -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG=-O0 -DCMAKE_CUDA_FLAGS_DEBUG=-O1 \
+        -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG=-O0 -DCMAKE_CUDA_FLAGS_DEBUG=-O0 \
         -DCMAKE_CUDA_FLAGS="$fast"
 else
     skip cuda "nvcc is not installed"
