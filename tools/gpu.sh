@@ -123,7 +123,8 @@ run_one() {
     local file=$1 status=0 begin=$SECONDS
     shift
     timeout "$limit" "$@" >"$file" 2>&1 &
-    trap 'kill %1; exit 143' TERM # timeout leaves the process group, and this one's signals
+    # timeout leaves the process group, and this one's signals.
+    trap 'kill %1; echo "FAIL ${file##*/}: ended with gpu.sh" >>"$file"; exit 143' TERM
     wait $! || status=$?
     [ $status -eq 0 ] || echo "FAIL ${file##*/}: ended with status $status" >>"$file"
     echo "${file##*/}: $((SECONDS - begin)) s" >>"$file"
@@ -157,8 +158,18 @@ finish() {
         "$out/$part.txt")"
 }
 
+# finish_early PART FILE...: the same where this script is ended before its programs are.
+finish_early() {
+    # shellcheck disable=SC2046  # a list of numbers
+    kill $(jobs -p) 2>/dev/null
+    wait
+    finish "$@"
+    exit 143
+}
+
 check() {
     local i program files=()
+    trap 'finish_early check "${files[@]}"' TERM INT
     if [ -x "$bin/gqmm" ]; then # the longest first
         start check_bench env GQMM_BUILD="$bin" bash tests/check_bench.sh
         start cli_device env GQMM_BUILD="$bin" bash tests/cli/cli_device.sh
@@ -174,6 +185,7 @@ check() {
         fail "no CUDA device"
     fi
     finish check "${files[@]}"
+    trap 'exit 143' TERM INT
 }
 
 # ------------------------------------------------------------------ sanitize
@@ -197,6 +209,7 @@ tight() {
 
 sanitize() {
     local tool formats rounds i files=()
+    trap 'finish_early sanitize "${files[@]}"' TERM INT
     if ! command -v "$sanitizer" >/dev/null; then
         fail "$sanitizer is not here"
         return
@@ -224,6 +237,7 @@ sanitize() {
     done
     wait
     finish sanitize "${files[@]}"
+    trap 'exit 143' TERM INT
 }
 
 # ------------------------------------------------------------------ bench
