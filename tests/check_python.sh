@@ -19,18 +19,13 @@ if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c 'import pytest, hypoth
     exit
 fi
 
-# Without CUDA, whose kernels take minutes to compile; tests/cuda and the tests of this package on
-# CUDA tensors are for a machine that has a GPU.
-# The build directory is kept: what did not change is not compiled again. Little optimised: half of
-# the time.
-if ! "$venv/bin/pip" wheel . --no-deps -q --disable-pip-version-check -w "$tmp/wheel" \
-    -C build-dir="$build/wheel" -C cmake.define.GQMM_CUDA=OFF \
-    -C cmake.define.CMAKE_C_FLAGS_RELEASE=-O1 >"$tmp/log" 2>&1; then
-    if grep -q -i -E 'could not find a version|connection' "$tmp/log"; then
-        skipped "pip wheel" "scikit-build-core could not be had"
-    else
-        failed "pip wheel" "$(grep -E 'rror' "$tmp/log" | head -n 5 | tr '\n' ' ')"
-    fi
+if ! "$venv/bin/python" -c 'import scikit_build_core' >/dev/null 2>&1; then
+    skipped "pip wheel" "scikit-build-core could not be had"
+    finish check_python
+    exit
+fi
+if ! tools/python.sh "$build" "$tmp/wheel" >"$tmp/log" 2>&1; then
+    failed "pip wheel" "$(grep -E 'rror' "$tmp/log" | head -n 5 | tr '\n' ' ')"
     finish check_python
     exit
 fi
