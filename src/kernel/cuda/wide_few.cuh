@@ -301,7 +301,7 @@ int launch_product(const gqmm_cuda_product *p, const void *x, int64_t x_row, int
 
 } // namespace few_product
 
-// Formats whose codes lane_rows of wide_few_rows.cuh or few_lane of wide_few_low.cuh take.
+// Formats whose codes lane_rows of wide_few_rows.cuh or few_lane of wide_few_lanes.cuh take.
 template <class D> constexpr bool has_few_columns = false;
 template <> constexpr bool has_few_columns<dec_int4> = true;
 template <> constexpr bool has_few_columns<dec_affine4> = true;
