@@ -39,15 +39,12 @@ template <class L> struct held_fp4 {
         }
     }
 
-    // See held_low.cuh.
     __device__ __forceinline__ void find_power()
     {
         const int t = (int)threadIdx.x & 3;
 #pragma unroll
-        for (int i = 0; i < L::PIECES && L::planes == 1; i++) {
-            exchange(x[i][0], x[i][2], t, 1);
-            exchange(x[i][1], x[i][3], t, 1);
-        }
+        for (int i = 0; i < L::PIECES && L::planes == 1; i++)
+            exchange_halves(x[i], t);
     }
 
     // The largest number of a column is about 2^127 then.
@@ -222,7 +219,7 @@ template <class D> struct lane_fp4 {
     // pairs as low_codes has them.
     __device__ __forceinline__ static uint4 load_eight(const uint16_t *piece, int t)
     {
-        return *(const uint4 *)(piece + 8 * (planes > 1 ? t : (t & 1) * 2 + (t >> 1)));
+        return *(const uint4 *)(piece + 8 * (planes > 1 ? t : eight_of_half(t)));
     }
 
     __device__ __forceinline__ static void to_pairs(uint32_t (&x)[4])

@@ -48,6 +48,19 @@ __device__ __forceinline__ void exchange(uint32_t &first, uint32_t &second, int 
     second = upper ? second : got;
 }
 
+// Where a lane's numbers of a piece are four of each half, it loads eight neighbours, these of the
+// piece's four, and has its own once halves are exchanged.
+__device__ __forceinline__ int eight_of_half(int t)
+{
+    return (t & 1) * 2 + (t >> 1);
+}
+
+__device__ __forceinline__ void exchange_halves(uint32_t (&x)[4], int t)
+{
+    exchange(x[0], x[2], t, 1);
+    exchange(x[1], x[3], t, 1);
+}
+
 // Eight rows of eight halves transposed: lane 4 r + c has (r, 2 c) and (r, 2 c + 1).
 __device__ __forceinline__ uint32_t transposed(uint32_t v)
 {

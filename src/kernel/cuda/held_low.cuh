@@ -29,7 +29,7 @@ template <class L> struct held_low : held_numbers {
             x[j][0] = x[j][1] = x[j][2] = x[j][3] = 0;
             if (row && j * 32 < left)
                 load_eight<HALF || QUARTER ? NIBBLE : ORDER>(x[j], row + j * 32,
-                                                             HALF ? (t & 1) * 2 + (t >> 1) : t);
+                                                             HALF ? eight_of_half(t) : t);
         }
     }
 
@@ -38,13 +38,15 @@ template <class L> struct held_low : held_numbers {
         const int t = (int)threadIdx.x & 3;
         held_numbers::find_power();
 #pragma unroll
-        for (int j = 0; j < 8 && (HALF || QUARTER); j++) {
-            exchange(x[j][0], x[j][HALF ? 2 : 1], t, 1);
-            exchange(x[j][HALF ? 1 : 2], x[j][3], t, 1);
-            if (QUARTER) {
-                exchange(x[j][0], x[j][2], t, 2);
-                exchange(x[j][1], x[j][3], t, 2);
-            }
+        for (int j = 0; j < 8; j++) {
+            if (HALF)
+                exchange_halves(x[j], t);
+            if (!QUARTER)
+                continue;
+            exchange(x[j][0], x[j][1], t, 1);
+            exchange(x[j][2], x[j][3], t, 1);
+            exchange(x[j][0], x[j][2], t, 2);
+            exchange(x[j][1], x[j][3], t, 2);
         }
     }
 
