@@ -215,23 +215,38 @@ inline int best_share(int *k_bits, int warps, int tiles, int steps)
     return least;
 }
 
-template <class L> small_plan plan_small(const gqmm_cuda_product *p, int warps)
+// A plan as far as it says who has which of the row tiles of so many pairs.
+inline small_plan share_small(const gqmm_cuda_product *p, int warps, int n_pairs, int blocks)
 {
-    const int blocks = multiprocessors();
     small_plan s = {};
     s.warps = warps;
     s.row_tiles = (int)(p->n / ROWS);
-    s.pairs_of_row = 1.0f / (float)s.row_tiles;
-    const int all = s.row_tiles * (int)p->n_pairs;
-    s.each = all / blocks;
-    s.more = all % blocks;
+    s.each = s.row_tiles * n_pairs / blocks;
+    s.more = s.row_tiles * n_pairs % blocks;
     while (1 << s.column_bits < p->m)
         s.column_bits++;
-    const int most = s.each + (s.more > 0);
-    s.todo = best_share(&s.k_bits, warps, most, (int)(p->k / HELD));
+    return s;
+}
+
+inline int most_tiles(const small_plan &s)
+{
+    return s.each + (s.more > 0);
+}
+
+// Shared memory of a plan that has its stages: rings, then sums.
+template <class L> int small_bytes(const small_plan &s)
+{
+    return s.warps * s.stages * L::stage_bytes +
+           (most_tiles(s) << s.k_bits) * 8 * small_pairs(s) * (int)sizeof(float4);
+}
+
+template <class L> small_plan plan_small(const gqmm_cuda_product *p, int warps)
+{
+    small_plan s = share_small(p, warps, (int)p->n_pairs, multiprocessors());
+    s.pairs_of_row = 1.0f / (float)s.row_tiles;
+    s.todo = best_share(&s.k_bits, warps, most_tiles(s), (int)(p->k / HELD));
     s.stages = warps == 16 || s.todo < 3 ? 2 : s.todo < 4 ? 3 : 4;
-    s.bytes = warps * s.stages * L::stage_bytes +
-              (most << s.k_bits) * 8 * small_pairs(s) * (int)sizeof(float4);
+    s.bytes = small_bytes<L>(s);
     return s;
 }
 

@@ -112,27 +112,25 @@ template <class D> constexpr bool small_takes_pairs = false;
 template <> constexpr bool small_takes_pairs<dec_affine2> = true;
 template <> constexpr bool small_takes_pairs<dec_affine3> = true;
 
+// Shared memory of a block.
+constexpr int small_low_room(int warps)
+{
+    return STAY_MEMORY * warps / 8;
+}
+
 // For eight warps or 16.
 template <class L> small_plan plan_small_low(const gqmm_cuda_product *p, int warps)
 {
-    const int steps = (int)((p->k + L::STEP - 1) / L::STEP);
-    small_plan s = {};
-    s.warps = warps;
-    s.blocks = multiprocessors() / (int)p->n_pairs;
-    s.row_tiles = (int)(p->n / ROWS);
-    s.each = s.row_tiles / s.blocks;
-    s.more = s.row_tiles % s.blocks;
-    while (1 << s.column_bits < p->m)
-        s.column_bits++;
-    while (1 << s.k_bits < steps)
+    const int blocks = multiprocessors() / (int)p->n_pairs;
+    small_plan s = share_small(p, warps, 1, blocks);
+    s.blocks = blocks;
+    while (L::STEP << s.k_bits < p->k)
         s.k_bits++;
-    const int most = s.each + (s.more > 0), room = STAY_MEMORY * warps / 8;
-    const int sums = (most << s.k_bits) * 8 * small_pairs(s) * (int)sizeof(float4);
-    s.todo = (most - 1) / (warps >> s.k_bits) + 1;
+    s.todo = (most_tiles(s) - 1) / (warps >> s.k_bits) + 1;
     s.stages = s.todo < 2 ? 2 : s.todo > 4 ? 4 : s.todo;
-    while (s.stages > 2 && warps * s.stages * L::stage_bytes + sums > room)
+    while (s.stages > 2 && small_bytes<L>(s) > small_low_room(warps))
         s.stages--;
-    s.bytes = warps * s.stages * L::stage_bytes + sums;
+    s.bytes = small_bytes<L>(s);
     return s;
 }
 
@@ -148,7 +146,7 @@ template <class D> bool small_low_fits(small_plan *plan, const gqmm_cuda_product
         !L::fits(p))
         return false;
     *plan = plan_small_low<L>(p, p->k <= 8 * L::STEP ? 8 : 16);
-    return plan->bytes <= STAY_MEMORY * plan->warps / 8;
+    return plan->bytes <= small_low_room(plan->warps);
 }
 
 template <class D>
