@@ -50,6 +50,25 @@ template <bool TWO> static bool check_few_places(bool (*fail)(const char *, ...)
     return true;
 }
 
+// Of `count` rows that are read at once, where they stand differs in these bits.
+template <class D>
+static bool check_few_spread(bool (*fail)(const char *, ...), bool two, int count, int bits)
+{
+    namespace few = gqmm::few_product;
+    const int order = gqmm::wide_product::order_code<D>(), spread = few::few_layout<D>::SPREAD[two];
+    for (int i = 0; i < few::ROWS; i += count) { // in the order (warp, m, half, g)
+        unsigned met = 0;
+        for (int g = i & 7; g < (i & 7) + count; g++) {
+            const int row = few::row_of<D>(two, two ? order : 0, i >> 5, g, i >> 4 & 1, i >> 3 & 1);
+            const int place = (two ? few::place_of<true> : few::place_of<false>)(row, spread);
+            if (met >> (place & bits) & 1)
+                return fail("few columns: rows that are read at once meet at %d", place);
+            met |= 1u << (place & bits);
+        }
+    }
+    return true;
+}
+
 // Where nibbles are read by 16 bytes and rows are a step apart.
 template <class D> static bool check_few_halves(bool (*fail)(const char *, ...))
 {
@@ -129,19 +148,32 @@ static bool check_few_columns(bool (*fail)(const char *, ...))
                 return fail("few columns: lane %d meets k %d of a block in turn %d", t, k, turn);
         }
     }
-    return check_few_turns<gqmm::dec_affine2>(fail) && check_few_turns<gqmm::dec_q2_k>(fail) &&
-           check_few_turns<gqmm::dec_q3_k>(fail) && check_few_turns<gqmm::dec_iq4_xs>(fail) &&
-           check_few_turns<gqmm::dec_affine3>(fail) && check_few_turns<gqmm::dec_iq4_nl>(fail);
+    return true;
+}
+
+// Formats whose codes few_lane takes.
+template <class... D> static bool check_few_lanes(bool (*fail)(const char *, ...))
+{
+    return ((check_few_rows<D>(fail) && check_few_turns<D>(fail)) && ...);
 }
 
 static bool check_few_plans(bool (*fail)(const char *, ...))
 {
-    return check_few_rows<gqmm::dec_int4>(fail) && check_few_rows<gqmm::dec_q4_k>(fail) &&
-           check_few_rows<gqmm::dec_affine2>(fail) && check_few_rows<gqmm::dec_q2_k>(fail) &&
-           check_few_rows<gqmm::dec_q3_k>(fail) && check_few_rows<gqmm::dec_iq4_xs>(fail) &&
-           check_few_rows<gqmm::dec_affine3>(fail) && check_few_rows<gqmm::dec_iq4_nl>(fail) &&
-           check_few_halves<gqmm::dec_int4>(fail) && check_few_places<false>(fail) &&
-           check_few_places<true>(fail) && check_few_columns(fail);
+    using namespace gqmm;
+    // Words of rows four banks apart, 16 bytes of 64, and 16 and 8 of 128 swizzled.
+    if (!check_few_spread<dec_q4_0>(fail, false, 8, 7) ||
+        !check_few_spread<dec_nvfp4>(fail, false, 8, 7) ||
+        !check_few_spread<dec_affine2>(fail, false, 2, 1) ||
+        !check_few_spread<dec_affine2>(fail, true, 2, 1) ||
+        !check_few_spread<dec_mlx_mxfp4>(fail, false, 2, 1) ||
+        !check_few_spread<dec_mlx_nvfp4>(fail, false, 4, 5) ||
+        !check_few_spread<dec_mlx_nvfp4>(fail, true, 4, 5))
+        return false;
+    return check_few_rows<dec_int4>(fail) && check_few_rows<dec_q4_k>(fail) &&
+           check_few_halves<dec_int4>(fail) && check_few_places<false>(fail) &&
+           check_few_places<true>(fail) && check_few_columns(fail) &&
+           check_few_lanes<dec_affine2, dec_affine3, dec_q2_k, dec_q3_k, dec_q4_0, dec_q4_1,
+                           dec_iq4_nl, dec_iq4_xs, dec_nvfp4, dec_mlx_mxfp4, dec_mlx_nvfp4>(fail);
 }
 
 #endif

@@ -26,13 +26,14 @@
     { \
         format, gqmm::wide<gqmm::d, false>, gqmm::wide_fits<gqmm::d>, \
             gqmm::wide_product::order_code<gqmm::d>(), gqmm::wide_product::row_align<gqmm::d>, \
-            gqmm::wide_product::wide_codes<gqmm::d>::low, NULL \
+            gqmm::wide_product::wide_codes<gqmm::d>::low, NULL, 0 \
     }
 #define ENTRY_FEW(format, d) \
     { \
         format, gqmm::wide<gqmm::d>, gqmm::wide_fits<gqmm::d>, \
             gqmm::wide_product::order_code<gqmm::d>(), gqmm::wide_product::row_align<gqmm::d>, \
-            gqmm::wide_product::wide_codes<gqmm::d>::low, gqmm::few_product::fits<gqmm::d> \
+            gqmm::wide_product::wide_codes<gqmm::d>::low, gqmm::few_product::fits<gqmm::d>, \
+            gqmm::few_product::MOST_COLUMNS<gqmm::d> \
     }
 static const wide_entry wide_entries[] = {
     ENTRY_FEW("int4_g128", dec_int4),
@@ -47,6 +48,11 @@ static const wide_entry wide_entries[] = {
     ENTRY_FEW("iq4_xs", dec_iq4_xs),
     ENTRY_FEW("affine3_g64_bf16", dec_affine3),
     ENTRY_FEW("iq4_nl", dec_iq4_nl),
+    ENTRY_FEW("q4_0", dec_q4_0),
+    ENTRY_FEW("q4_1", dec_q4_1),
+    ENTRY_FEW("nvfp4", dec_nvfp4),
+    ENTRY_FEW("mlx_mxfp4", dec_mlx_mxfp4),
+    ENTRY_FEW("mlx_nvfp4", dec_mlx_nvfp4),
     ENTRY("affine4_g64_bf16", dec_affine4),
     ENTRY("q4_k", dec_q4_k),
     ENTRY("affine4_g32_f32", dec_affine4),
@@ -295,7 +301,7 @@ static int check_all()
         for (int width : widths)
             for (int round = 0; round < 2 + 4 * (wide_entries[e].few != NULL); round++) {
                 const wide_entry *entry = &wide_entries[e];
-                if (entry->few && width > gqmm::few_product::N)
+                if (entry->few && width > entry->few_columns)
                     break;
                 const gqmm_format_info *f = gqmm_format_by_name(entry->format);
                 // Rows that do not start where the decoder wants them are not for wide().
@@ -333,7 +339,7 @@ static int check_all()
                 if (entry->few && round < 5) // more steps than stages
                     j.k = 256 * (1 + random_bits() % 7);
                 if (entry->few && round == 5 &&
-                    width == gqmm::few_product::N) { // several tiles for each block
+                    width == entry->few_columns) { // several tiles for each block
                     j.n_experts = 60;
                     j.n = 1280 + (j.ordered_y ? 0 : random_bits() % 60);
                     j.m = 1;

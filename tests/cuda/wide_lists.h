@@ -17,6 +17,7 @@ struct wide_entry {
     int row_align;                          // of codes
     bool low;                               // codes lie in low bits, see wide_codes.cuh
     bool (*few)(const gqmm_cuda_product *); // whether the product is one of wide_few.cuh, or NULL
+    int few_columns;                        // that it has at most
 };
 
 struct list {

@@ -18,10 +18,9 @@ namespace few_product
 {
 
 // Sums of a warp's rows over k, of 8 PARTS columns.
-template <int PARTS, class D, bool TWO>
+template <int PARTS, class D, class LANES>
 __device__ __forceinline__ void main_loop(float (&acc)[2][N / 2], const few_args &a,
-                                          const memory<D> &mem, const lane_rows<D, TWO> &c,
-                                          ring &at)
+                                          const memory<D> &mem, const LANES &c, ring &at)
 {
     const int steps = (int)(a.p.k / STEP);
 #pragma unroll 1
@@ -48,7 +47,7 @@ template <int NEXT> __device__ __forceinline__ uint4 in_a_row(const uint32_t (&u
 template <class D>
 __device__ __forceinline__ void store_eights(const float (&acc)[2][N / 2], const few_args &a,
                                              const int64_t *y_at, int row_block, int warp, int lane,
-                                             int count)
+                                             int count, float factor)
 {
     const int64_t first = (int64_t)row_block * ROWS + 32 * warp + 8 * (lane & 3);
     const int here = first < a.p.n ? count : 0;
@@ -59,7 +58,7 @@ __device__ __forceinline__ void store_eights(const float (&acc)[2][N / 2], const
 #pragma unroll
             for (int part = 0; part < 4; part++) {
                 const float *s = acc[part >> 1] + 4 * j + 2 * (part & 1);
-                u[part] = wide_product::turn(make_float2(s[0] * a.factor, s[1] * a.factor));
+                u[part] = wide_product::turn(make_float2(s[0] * factor, s[1] * factor));
             }
             const int column = 8 * j + (lane >> 2);
             if (column < here)
@@ -72,7 +71,7 @@ __device__ __forceinline__ void store_eights(const float (&acc)[2][N / 2], const
 template <class D>
 __device__ __forceinline__ void store_numbers(float (&acc)[2][N / 2], const few_args &a,
                                               const int64_t *y_at, int row_block, int warp,
-                                              int lane, int count)
+                                              int lane, int count, float factor)
 {
     const int64_t first = (int64_t)row_block * ROWS;
 #pragma unroll 1
@@ -83,7 +82,7 @@ __device__ __forceinline__ void store_numbers(float (&acc)[2][N / 2], const few_
             const int64_t output = first + row_of<D>(false, 0, warp, lane >> 2, m, half);
             if (column + odd < count && output < a.p.n)
                 store_number(a.p.y, y_at[column + odd] + output, a.p.y_type,
-                             acc[m][2 * half + odd] * a.factor);
+                             acc[m][2 * half + odd] * factor);
         }
 #pragma unroll
         for (int i = 0; i < N / 2 - 4; i++) {
@@ -93,12 +92,19 @@ __device__ __forceinline__ void store_numbers(float (&acc)[2][N / 2], const few_
     }
 }
 
+// What sums of an expert are to be multiplied by.
+template <class D>
+__device__ __forceinline__ float factor_of(const few_args &a, const gqmm_cuda_matrix &w, int expert)
+{
+    return few_layout<D>::GLOBAL && expert >= 0 ? a.factor * global_of(w, expert) : a.factor;
+}
+
 template <class D, bool TWO>
 __device__ __forceinline__ void consume(const few_args &a, const memory<D> &mem)
 {
     int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
     asm volatile("" : "+r"(lane), "+r"(warp)); // not to be made again in the loop
-    const lane_rows<D, TWO> c(a, warp, lane);
+    const lanes_for<D, TWO> c(a, warp, lane);
     ring at = {0, 0}, infos = {0, 0};
     float acc[2][N / 2];
     for (;;) {
@@ -120,14 +126,16 @@ __device__ __forceinline__ void consume(const few_args &a, const memory<D> &mem)
                 main_loop<4>(acc, a, mem, c, at);
         }
         const int64_t *y_at = mem.y_at(infos.stage);
+        const float factor = factor_of<D>(a, a.p.w, info.expert);
         if (TWO)
             wide_product::store_as<shape, true>(
                 acc, a, y_at, info.row_block, warp, lane, info.count,
-                {-1.44269504f * a.factor, 1.0f / (a.factor * a.factor * a.y_factor)});
+                {-1.44269504f * factor,
+                 1.0f / (factor * factor_of<D>(a, a.p.up, info.expert) * a.y_factor)});
         else if (a.whole_y)
-            store_eights<D>(acc, a, y_at, info.row_block, warp, lane, info.count);
+            store_eights<D>(acc, a, y_at, info.row_block, warp, lane, info.count, factor);
         else
-            store_numbers<D>(acc, a, y_at, info.row_block, warp, lane, info.count);
+            store_numbers<D>(acc, a, y_at, info.row_block, warp, lane, info.count, factor);
         barrier_arrive(mem.empty(1, infos.stage));
         infos.next(INFOS);
         wide_product::tell_done(a, info.tile, info.row_block, TWO ? ROWS / 2 : ROWS, lane);
@@ -178,24 +186,38 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) kernel(const __grid_constant_
 
 // Mean columns of an expert up to which tiles of eight of direct.cuh, where these take the product,
 // and from which wider ones of wide.cuh, are faster.
-template <class D> constexpr double MOST_EIGHTS = few_layout<D>::LOW ? 3 : D::has_offset ? 5 : 4;
+template <class D> constexpr double MOST_EIGHTS = few_layout<D>::LOW ? 0 : D::has_offset ? 5 : 4;
 template <class D> constexpr double MOST_MEAN = D::planes > 1 ? 32 : 24;
+template <> constexpr double MOST_MEAN<dec_mlx_mxfp4> = 28;
 
 // Of a tile: most experts have one, and few of them all columns.
-inline int columns_for(double mean)
+template <class D> int columns_for(double mean)
 {
-    return mean <= 16 ? 24 : N;
+    return mean <= 16 ? 24 : MOST_COLUMNS<D>;
 }
 
 constexpr int MOST_SPREAD = 3;
 
 // Copies that rows take, as a power of two; above MOST_SPREAD: too many.
-template <class D> int spread_of(const gqmm_cuda_matrix &w)
+inline int spread_of(const gqmm_cuda_matrix &w)
 {
     int spread = 0;
     while (spread <= MOST_SPREAD && ((uint64_t)w.row_stride[0] << spread) % 16)
         spread++;
     return spread;
+}
+
+// The same, and more where it keeps rows that lanes read at once in banks of their own.
+template <class D> int spread_for(const gqmm_cuda_product *p)
+{
+    const int better = few_layout<D>::SPREAD[p->up.plane[0] != NULL], least = spread_of(p->w);
+    return better > least && p->n % (1 << better) == 0 ? better : least;
+}
+
+// Bytes of a step in a plane of scales.
+template <class D> int step_scales(const gqmm_cuda_matrix &w)
+{
+    return D::planes == 1 ? 0 : (int)D::bytes(1, STEP, {w.group, w.scale_type});
 }
 
 // What a tensor map takes: experts at multiples of 16 bytes, rows going up, of blocks at least
@@ -204,11 +226,12 @@ template <class D> bool matrix_fits(const gqmm_cuda_matrix &w)
 {
     constexpr bool blocks = few_layout<D>::SLIPS || few_layout<D>::STRAIGHT;
     const int64_t far = (int64_t)1 << 36;
-    const int scale_bytes = STEP / w.group * 2, spread = spread_of<D>(w);
-    bool ok = (D::planes == 1 || w.group == LEAST_GROUP || w.group == 2 * LEAST_GROUP) &&
+    const int spread = spread_of(w), most = few_layout<D>::SCALES;
+    const int scale_bytes = step_scales<D>(w);
+    bool ok = (D::planes == 1 || scale_bytes == most || scale_bytes == most / 2) &&
               (uintptr_t)w.plane[0] % 16 == 0 && w.expert_stride[0] % 16 == 0 &&
               spread <= (blocks ? MOST_SPREAD : 0) && w.n_rows % (1 << spread) == 0 &&
-              w.row_stride[0] % D::align == 0 && !w.global &&
+              w.row_stride[0] % D::align == 0 && (few_layout<D>::GLOBAL || !w.global) &&
               (D::planes < 3 || w.scale_type == GQMM_BF16) && w.row_stride[0] > 0 &&
               w.row_stride[0] < (spread ? (int64_t)1 << 27 : far) &&
               (w.n_experts == 1 || (w.expert_stride[0] > 0 && w.expert_stride[0] < far));
@@ -233,24 +256,24 @@ template <class D> bool scales_fit(const gqmm_cuda_product *p)
 template <class D> bool suits(const gqmm_cuda_product *p)
 {
     return p->k % STEP == 0 && p->n < INT32_MAX && matrix_fits<D>(p->w) &&
-           (!p->up.plane[0] ||
-            (matrix_fits<D>(p->up) && spread_of<D>(p->up) == spread_of<D>(p->w))) &&
+           (!p->up.plane[0] || (matrix_fits<D>(p->up) && spread_of(p->up) == spread_of(p->w))) &&
            scales_fit<D>(p);
 }
 
 // And by what is asked of the sums: see row_step().
 template <class D> bool fits(const gqmm_cuda_product *p)
 {
-    return suits<D>(p) && p->list.tile_columns <= N &&
+    return suits<D>(p) && p->list.tile_columns <= MOST_COLUMNS<D> &&
            (!p->up.plane[0] ? p->y_order == 0
-                            : !few_layout<D>::SWIZZLED || (p->y_order & 15) == 1 + NIBBLE);
+                            : few_layout<D>::LOW || !few_layout<D>::SWIZZLED ||
+                                  (p->y_order & 15) == 1 + NIBBLE);
 }
 
 template <class D>
-bool describe(CUtensorMap *map, const gqmm_cuda_matrix &w, int64_t n, int64_t k, int height)
+bool describe(CUtensorMap *map, const gqmm_cuda_matrix &w, int64_t n, int64_t k, int height,
+              int spread)
 {
     static const auto encode = find_tensor_encoder();
-    const int spread = spread_of<D>(w);
     const int64_t row = w.row_stride[0], last = ((int64_t)1 << spread) - 1;
     const int64_t far = w.n_experts > 1 ? w.expert_stride[0] : row * n;
     const cuuint64_t size[] = {(cuuint64_t)(k / STEP * STEP_BYTES<D> + last * row),
@@ -284,14 +307,16 @@ int launch_product(const gqmm_cuda_product *p, const void *x, int64_t x_row, int
     a.row_blocks = (int)((p->n + outputs - 1) / outputs);
     a.whole_y = p->y_type == GQMM_BF16 && (uintptr_t)p->y % 16 == 0 && p->y_row % 8 == 0 &&
                 p->y_pair % 8 == 0 && p->n % 8 == 0;
-    a.factor = x == p->x_ordered ? LOW_FACTOR : 1.0f;
+    a.factor = (wide_codes<D>::low && x == p->x_ordered ? LOW_FACTOR : 1.0f) *
+               (float)(1 << few_layout<D>::DOWN);
     a.y_factor = p->y_order & 16 ? LOW_FACTOR : 1.0f;
-    a.row_scale_bytes = STEP / p->w.group * 2;
-    a.spread = spread_of<D>(p->w);
+    a.row_scale_bytes = step_scales<D>(p->w);
+    a.spread = spread_for<D>(p);
     const int64_t items = (int64_t)p->list.most_tiles * a.row_blocks;
     const int64_t blocks = (int64_t)multiprocessors() * BLOCKS;
-    *done = items + blocks <= INT32_MAX && describe<D>(&a.maps[0], p->w, p->n, p->k, outputs) &&
-            (!p->up.plane[0] || describe<D>(&a.maps[1], p->up, p->n, p->k, outputs));
+    *done = items + blocks <= INT32_MAX &&
+            describe<D>(&a.maps[0], p->w, p->n, p->k, outputs, a.spread) &&
+            (!p->up.plane[0] || describe<D>(&a.maps[1], p->up, p->n, p->k, outputs, a.spread));
     if (!*done)
         return 0;
     return launch(p->up.plane[0] ? kernel<D, true> : kernel<D, false>,
@@ -312,6 +337,11 @@ template <> constexpr bool has_few_columns<dec_iq4_nl> = true;
 template <> constexpr bool has_few_columns<dec_q2_k> = true;
 template <> constexpr bool has_few_columns<dec_q3_k> = true;
 template <> constexpr bool has_few_columns<dec_iq4_xs> = true;
+template <> constexpr bool has_few_columns<dec_q4_0> = true;
+template <> constexpr bool has_few_columns<dec_q4_1> = true;
+template <> constexpr bool has_few_columns<dec_nvfp4> = true;
+template <> constexpr bool has_few_columns<dec_mlx_mxfp4> = true;
+template <> constexpr bool has_few_columns<dec_mlx_nvfp4> = true;
 
 // Whether tiles of few columns are those of wide_few.cuh; by sizes and weights.
 template <class D> bool few_columns_suit(const gqmm_cuda_product *p)
@@ -325,7 +355,7 @@ template <class D> bool few_columns_suit(const gqmm_cuda_product *p)
 template <class D> int wide_columns(const gqmm_cuda_product *p, double mean)
 {
     if (mean <= few_product::MOST_MEAN<D> && few_columns_suit<D>(p))
-        return few_product::columns_for(mean);
+        return few_product::columns_for<D>(mean);
     return mean <= wide_product::MOST_OTHERS ? 0 : wide_product::width_for(mean);
 }
 

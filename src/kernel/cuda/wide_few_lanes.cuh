@@ -74,8 +74,8 @@ template <> struct few_lane<dec_affine2> : quarters_in_turn {
         const uint32_t scale = read_number(planes + scales_at);
         s[0] = pair_mul(one_of<0>(scale), powers[0]);
         s[1] = pair_mul(one_of<0>(scale), powers[1]);
-        s[2] =
-            pair_mul(read_number(planes + scales_at + PLANE_SCALES), both(bf16_power(-LOW_REST)));
+        s[2] = pair_mul(read_number(planes + scales_at + PLANE_SCALES<dec_affine2>),
+                        both(bf16_power(-LOW_REST)));
     }
 
     __device__ __forceinline__ void get(uint32_t (&v)[WORDS], uint32_t row, int phase) const
@@ -128,8 +128,8 @@ template <> struct few_lane<dec_affine3> : quarters_in_turn {
     __device__ __forceinline__ void scales(uint32_t (&s)[SCALES], uint32_t, uint32_t planes) const
     {
         s[0] = pair_mul(one_of<0>(read_number(planes + scales_at)), powers);
-        s[1] =
-            pair_mul(read_number(planes + scales_at + PLANE_SCALES), both(bf16_power(-LOW_REST)));
+        s[1] = pair_mul(read_number(planes + scales_at + PLANE_SCALES<dec_affine3>),
+                        both(bf16_power(-LOW_REST)));
     }
 
     __device__ __forceinline__ void get(uint32_t (&v)[WORDS], uint32_t row, int phase) const

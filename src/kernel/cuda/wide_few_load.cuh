@@ -32,7 +32,6 @@ static_assert(65536 / BLOCKS / THREADS / 8 * 8 * THREADS >=
               "registers of a block");
 constexpr int STAGES = 2, INFOS = 4, MOST_STAGES = 4;
 static_assert(2 * STAGES <= MOST_STAGES, "barriers of weights that are not straight");
-constexpr int LEAST_GROUP = 64; // of weights that share a scale; or twice as many
 
 using shape = wide_product::shape<N>; // how rows and sums lie in a warp
 static_assert(shape::MT == 2 && shape::ROWS == ROWS, "two parts of 16 rows a warp");
@@ -40,15 +39,6 @@ static_assert(shape::MT == 2 && shape::ROWS == ROWS, "two parts of 16 rows a war
 // Columns are so far apart that the 16 bytes of eight lanes, two columns of four, lie in banks of
 // their own: see column_at(), few_lane.
 constexpr int COLUMN_PITCH = STEP * 2 + 32;
-
-// Of a plane, the scales of a step of a row, up to four. 16 bytes behind 16 rows keep those of
-// row_of() that are read at once in banks of their own.
-GQMM_HD constexpr int scale_at(int row)
-{
-    return row * 8 + (row >> 4) * 16;
-}
-constexpr int PLANE_SCALES = ROWS * 8 + ROWS / 16 * 16;
-static_assert(STEP / LEAST_GROUP * 2 <= 8, "scales of a step");
 
 // Plane 0 of a step in shared memory: codes alone, or a block of all that there is, as it lies. The
 // accelerator brings whole 16 bytes, of which a step may begin behind the first.
@@ -59,21 +49,47 @@ static_assert(STEP / LEAST_GROUP * 2 <= 8, "scales of a step");
 //   SLIPS       a step's beginning is found where it is read
 //   STRAIGHT    warps move steps to where rows begin, and swizzle them: see put_straight()
 //   LOW         codes are taken by few_lane
-template <class D> struct few_layout {
-    static constexpr int ROW_BYTES = wide_product::code_bytes<D>(), NEXT = 4, PITCH = COLUMN_PITCH;
-    static constexpr bool SWIZZLED = D::planes > 1, SLIPS = false, STRAIGHT = false, LOW = false;
+//   SCALES      bytes of a row in a plane of scales, of which a step has so many or fewer
+//   SPREAD      every 2^this-th row in a copy, of one matrix or of two: see spread_for()
+//   GLOBAL      experts may have a global scale
+//   DOWN        weights are 2^-this of what they are, see few_lane
+struct few_any {
+    static constexpr int NEXT = 4, PITCH = COLUMN_PITCH, SCALES = 8, DOWN = 0;
+    static constexpr int SPREAD[2] = {0, 0};
+    static constexpr bool SWIZZLED = false, SLIPS = false, STRAIGHT = false, LOW = false,
+                          GLOBAL = false;
 };
-template <int BYTES, int NEXT_> struct few_rows {
+template <class D> struct few_layout : few_any {
+    static constexpr int ROW_BYTES = wide_product::code_bytes<D>();
+    static constexpr bool SWIZZLED = D::planes > 1;
+};
+template <int BYTES, int NEXT_, int SPREAD_OF_ONE = 0, int SPREAD_OF_TWO = 0>
+struct few_rows : few_any {
     static constexpr int ROW_BYTES = BYTES, NEXT = NEXT_, PITCH = STEP * 2 + 64;
-    static constexpr bool SWIZZLED = false, SLIPS = false, STRAIGHT = false, LOW = true;
+    static constexpr int SPREAD[2] = {SPREAD_OF_ONE, SPREAD_OF_TWO};
+    static constexpr bool LOW = true;
 };
-template <> struct few_layout<dec_affine2> : few_rows<64, 1> {
+template <> struct few_layout<dec_affine2> : few_rows<64, 1, 0, 2> {
 };
 template <> struct few_layout<dec_affine3> : few_rows<96, 1> {
 };
 template <> struct few_layout<dec_iq4_nl> : few_rows<144, 1> {
 };
-template <> struct few_layout<dec_q2_k> : few_rows<96, 2> {
+template <> struct few_layout<dec_q4_0> : few_rows<144, 4, 2> {
+};
+template <> struct few_layout<dec_q4_1> : few_rows<160, 4, 2> {
+};
+template <> struct few_layout<dec_nvfp4> : few_rows<144, 4, 2> {
+    static constexpr int DOWN = 20;
+};
+template <> struct few_layout<dec_mlx_mxfp4> : few_rows<128, 1> {
+    static constexpr bool SWIZZLED = true;
+};
+template <> struct few_layout<dec_mlx_nvfp4> : few_rows<128, 2, 1, 1> {
+    static constexpr int SCALES = 16, DOWN = 20;
+    static constexpr bool SWIZZLED = true, GLOBAL = true;
+};
+template <> struct few_layout<dec_q2_k> : few_rows<96, 4, 2> {
     static constexpr bool SLIPS = true;
 };
 template <> struct few_layout<dec_q3_k> : few_rows<128, 2> {
@@ -85,9 +101,19 @@ template <> struct few_layout<dec_iq4_xs> : few_rows<144, 1> {
 template <class D> constexpr int STEP_BYTES = wide_product::code_bytes<D>();
 template <class D> constexpr int ROW_BYTES = few_layout<D>::ROW_BYTES;
 template <class D> constexpr int column_pitch = few_layout<D>::PITCH;
-template <class D> constexpr int COLUMN_BYTES = N *column_pitch<D>;
 template <class D> constexpr int WEIGHT_BYTES = ROWS *ROW_BYTES<D>;
-template <class D> constexpr int SCALE_BYTES = (D::planes - 1) * PLANE_SCALES;
+// Columns of a tile at most: rows of many bytes leave room for fewer.
+template <class D> constexpr int MOST_COLUMNS = ROW_BYTES<D> > 144 ? 24 : N;
+template <class D> constexpr int COLUMN_BYTES = MOST_COLUMNS<D> *column_pitch<D>;
+
+// Of a plane, the scales of a step of a row. 16 bytes behind 16 rows keep those of row_of() that
+// are read at once in banks of their own.
+template <class D> GQMM_HD constexpr int scale_at(int row)
+{
+    return row * few_layout<D>::SCALES + (row >> 4) * 16;
+}
+template <class D> constexpr int PLANE_SCALES = scale_at<D>(ROWS);
+template <class D> constexpr int SCALE_BYTES = (D::planes - 1) * PLANE_SCALES<D>;
 
 struct few_args : wide_product::wide_args {
     CUtensorMap maps[2]; // plane 0 of w and of up

@@ -8,6 +8,7 @@
 #define GQMM_KERNEL_CUDA_WIDE_FEW_LOW_CUH
 
 #include "kernel/cuda/wide_few_lanes.cuh"
+#include "kernel/cuda/wide_few_nibbles.cuh"
 
 namespace gqmm
 {
@@ -23,6 +24,7 @@ template <class D, bool TWO> struct low_rows {
 
     __device__ __forceinline__ low_rows(const few_args &a, int warp, int lane)
     {
+        constexpr bool swizzled = few_layout<D>::SWIZZLED || few_layout<D>::STRAIGHT;
         const int g = lane >> 2, t = lane & 3;
         own.set(t, a.p.w.group);
         slips = 0;
@@ -31,9 +33,8 @@ template <class D, bool TWO> struct low_rows {
             const int row = row_of<D>(TWO, a.p.y_order, warp, g, i >> 1, i & 1);
             const int place = place_of<TWO>(row, a.spread);
             const int64_t stride = TWO && i & 1 ? a.p.up.row_stride[0] : a.p.w.row_stride[0];
-            rows[i >> 1][i & 1] =
-                place * ROW_BYTES<D> + (few_layout<D>::STRAIGHT ? (place & 7) << 4 : 0);
-            planes[i >> 1][i & 1] = scale_at(row);
+            rows[i >> 1][i & 1] = place * ROW_BYTES<D> + (swizzled ? (place & 7) << 4 : 0);
+            planes[i >> 1][i & 1] = scale_at<D>(row);
             slips |= slip_of<D>(stride, row & ((1 << a.spread) - 1), 0) << 8 * i;
         }
         columns_at = g * column_pitch<D> + few_lane<D>::first_column(t);
@@ -81,24 +82,9 @@ template <class D, bool TWO> struct low_rows {
     }
 };
 
-template <bool TWO> struct lane_rows<dec_affine2, TWO> : low_rows<dec_affine2, TWO> {
-    using low_rows<dec_affine2, TWO>::low_rows;
-};
-template <bool TWO> struct lane_rows<dec_affine3, TWO> : low_rows<dec_affine3, TWO> {
-    using low_rows<dec_affine3, TWO>::low_rows;
-};
-template <bool TWO> struct lane_rows<dec_iq4_nl, TWO> : low_rows<dec_iq4_nl, TWO> {
-    using low_rows<dec_iq4_nl, TWO>::low_rows;
-};
-template <bool TWO> struct lane_rows<dec_q2_k, TWO> : low_rows<dec_q2_k, TWO> {
-    using low_rows<dec_q2_k, TWO>::low_rows;
-};
-template <bool TWO> struct lane_rows<dec_q3_k, TWO> : low_rows<dec_q3_k, TWO> {
-    using low_rows<dec_q3_k, TWO>::low_rows;
-};
-template <bool TWO> struct lane_rows<dec_iq4_xs, TWO> : low_rows<dec_iq4_xs, TWO> {
-    using low_rows<dec_iq4_xs, TWO>::low_rows;
-};
+// A warp's rows of a format.
+template <class D, bool TWO>
+using lanes_for = std::conditional_t<few_layout<D>::LOW, low_rows<D, TWO>, lane_rows<D, TWO>>;
 
 } // namespace few_product
 } // namespace gqmm

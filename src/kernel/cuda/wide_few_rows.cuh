@@ -94,7 +94,7 @@ template <class D, bool TWO> struct lane_rows {
         const int g = lane >> 2, t = lane & 3, upper = t >> 1,
                   row = row_of<D>(TWO, TWO ? wide_product::order_code<D>() : 0, warp, g, 0, 0);
         codes_at = row * ROW_BYTES<D> + ((t ^ (row & 7)) << 4);
-        scales_at = scale_at(row) + 32 * t / a.p.w.group * 2;
+        scales_at = scale_at<D>(row) + 32 * t / a.p.w.group * 2;
         block_scales = a.row_scale_bytes / (STEP / BLOCK);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -118,7 +118,7 @@ template <class D, bool TWO> struct lane_rows {
         if (bias)
             offset = pair_mul(s, both(0x8000 | (bf16_small(bias ? bias : 1) - (LOW_REST << 7))));
         else
-            offset = pair_mul(read_number(at + PLANE_SCALES), both(bf16_power(-LOW_REST)));
+            offset = pair_mul(read_number(at + PLANE_SCALES<D>), both(bf16_power(-LOW_REST)));
     }
 
     template <int PARTS>
@@ -135,7 +135,7 @@ template <class D, bool TWO> struct lane_rows {
                 const int m = i >> 1, half = i & 1, on = row_step(TWO, m, half);
                 read_16(code[m][half], (codes ^ (block << 6 | (on & 7) << 4)) + on * ROW_BYTES<D>);
                 read_scale(factors[m][half], offset[m][half],
-                           scales + scale_at(on) + block * block_scales);
+                           scales + scale_at<D>(on) + block * block_scales);
             }
 #pragma unroll
             for (int turn = 0; turn < 4; turn++) { // of the pairs

@@ -58,7 +58,7 @@ template <class D, bool TWO> struct scale_source {
             row[i] = min((uint32_t)first + i * WEIGHT_LOADERS, end) * stride;
     }
 
-    // `BYTES` of each row, 4 or 8.
+    // `BYTES` of each row, 4, 8 or 16.
     template <int BYTES> __device__ __forceinline__ void copy(uint32_t to)
     {
 #pragma unroll
@@ -67,8 +67,8 @@ template <class D, bool TWO> struct scale_source {
             for (int plane = 1; plane < D::planes; plane++)
 #pragma unroll
                 for (int h = 0; h < 1 + TWO; h++)
-                    copy_few_to<BYTES>(to + (plane - 1) * PLANE_SCALES +
-                                           scale_at(h * (ROWS / 2) + i * WEIGHT_LOADERS),
+                    copy_few_to<BYTES>(to + (plane - 1) * PLANE_SCALES<D> +
+                                           scale_at<D>(h * (ROWS / 2) + i * WEIGHT_LOADERS),
                                        from[plane - 1][h] + row[i]);
             row[i] += BYTES;
         }
@@ -129,10 +129,12 @@ __device__ __forceinline__ void load_weights(const few_args &a, const memory<D> 
             barrier_wait_lazily(mem.empty(0, to.stage), to.parity);
             if (id == 0)
                 copy_step<D, TWO>(mem.weights(to.stage), a, step, info, full);
-            if (a.row_scale_bytes == 4)
-                scales.template copy<4>(mem.scales(to.stage) + scale_at(id));
+            constexpr int most = few_layout<D>::SCALES;
+            const uint32_t scales_at = mem.scales(to.stage) + scale_at<D>(id);
+            if (a.row_scale_bytes == most)
+                scales.template copy<most>(scales_at);
             else
-                scales.template copy<8>(mem.scales(to.stage) + scale_at(id));
+                scales.template copy<most / 2>(scales_at);
             barrier_arrive_after_copies(full);
             to.next(STAGES);
         }
