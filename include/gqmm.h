@@ -216,10 +216,10 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  *          gqmm_synchronize() or gqmm_context_fault() reports GQMM_E_INDEX once.
  * EXACT    h of gqmm_moe is kept in x_type, and with more than 4096 pairs so is each slot's row of
  *          y until the sum. With bf16 activations and many columns per expert (sm_90: more than 4,
- *          in q2_k, q3_k, iq4 and affine of 2 and 3 bits than 3, and in these, q4_k, int4 and
- *          affine of 4 bits any with more than 128 pairs) these rows are bf16 too, and weights pass
- *          through bf16, as in MLX and torch: scale, offset and scale * q + offset are each rounded
- *          by 2^-9 of their size at most;
+ *          and in q2_k, q3_k, q4_0, q4_1, q4_k, iq4, nvfp4, MLX's mxfp4, int4 and affine of 2 to 4
+ *          bits any with more than 128 pairs) these rows are bf16 too, and weights pass through
+ *          bf16, as in MLX and torch: scale, offset and scale * q + offset are each rounded by 2^-9
+ *          of their size at most;
  *          where q are integers, scales from 2^31 and h from 2^91 on then overflow. gqmm_qmm() on
  *          sm_90 rounds and overflows so from 16 rows on. From 257 rows on (rows of weights at no
  *          multiple of 16 bytes: 65, or 128 of less than 2^22 weights; f32 and f16: 512) it

@@ -43,7 +43,8 @@ static const walk_row walk[] = {
     {"tokens", moe_tokens, "q4_k q8_0 mxfp4 affine4_g64_bf16 int4_g64 q2_k iq4_xs"},
     {"mixed", moe_mixed, ""},
     {"eights", moe_eights,
-     "int4_g128 affine4_g64_bf16 mxfp4 mlx_mxfp4 q2_k affine3_g128_bf16 q5_1"},
+     "int4_g128 affine4_g64_bf16 q4_0 nvfp4 mxfp4 mlx_mxfp4 mlx_nvfp4 q2_k affine3_g128_bf16 "
+     "q5_1"},
     {"prompts", moe_prompts, ""},
     {"experts", moe_experts, ""},
     {"far_weights", far_weights, "q4_0 affine4_g64_bf16"},

@@ -33,15 +33,15 @@
 
 typedef DECODER(GQMM_FAMILY) decoder;
 
-// Tiles of eight beat wider ones up to some mean.
+// Tiles of eight beat wider ones up to some mean, but those of few columns only where these leave
+// blocks without work.
 static bool eights_fit(const gqmm_cuda_product *p, double mean)
 {
-    double most = gqmm::MOST_OWN<decoder>;
 #if GQMM_WIDE
-    if (gqmm::few_columns_suit<decoder>(p))
-        most = gqmm::few_product::MOST_EIGHTS<decoder>;
+    if (gqmm::few_columns_suit<decoder>(p) && gqmm::few_product::items_fill(p))
+        return false;
 #endif
-    return mean <= most && gqmm::eights_fit<decoder>(p);
+    return mean <= gqmm::MOST_OWN<decoder> && gqmm::eights_fit<decoder>(p);
 }
 
 static bool few_fits(const gqmm_cuda_few *c, int path)

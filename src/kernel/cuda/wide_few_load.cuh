@@ -52,7 +52,7 @@ constexpr int COLUMN_PITCH = STEP * 2 + 32;
 //   SCALES      bytes of a row in a plane of scales, of which a step has so many or fewer
 //   SPREAD      every 2^this-th row in a copy, of one matrix or of two: see spread_for()
 //   GLOBAL      experts may have a global scale
-//   DOWN        weights are 2^-this of what they are, see few_lane
+//   DOWN        weights are 2^-this of what they are
 struct few_any {
     static constexpr int NEXT = 4, PITCH = COLUMN_PITCH, SCALES = 8, DOWN = 0;
     static constexpr int SPREAD[2] = {0, 0};
