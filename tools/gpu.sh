@@ -219,8 +219,12 @@ sanitize() {
         [ "$tool" != racecheck ] || formats=$race_formats rounds=1 # it takes ten times as long
         # The longest first: test_wide, test_middle, then the walk from its end.
         # initcheck before 2026.4 takes those copies for whole ones too, and test_wide has room there.
-        [ "$tool" = initcheck ] || sanitized "$tool.wide" "$tool" "$bin/test_wide"
-        sanitized "$tool.middle" "$tool" "$bin/test_middle" $rounds
+        for ((i = 0; i < 8; i++)); do
+            [ "$tool" = initcheck ] || sanitized "$tool.wide.$i" "$tool" "$bin/test_wide" $i/8
+        done
+        for ((i = 0; i < 4; i++)); do
+            sanitized "$tool.middle.$i" "$tool" "$bin/test_middle" $rounds $i/4
+        done
         for ((i = shards - 1; i >= 0; i--)); do
             sanitized "$tool.$i" "$tool" "$bin/check_cuda" --quick "$(tight)" --path "$paths" \
                 --format "$formats" --op "$sanitizer_ops" --shard "$i/$shards"

@@ -2,7 +2,7 @@
 // The middle product against sums in double of the definition's weights, rounded as the kernel
 // rounds them, on random ragged shapes and for every way to share the work out.
 //
-// usage: test_middle [ROUNDS [FORMAT [SEED]]]
+// usage: test_middle [ROUNDS [FORMAT|I/N [SEED]]]    I/N: every N-th format from I on
 #include "kernel/cuda/middle.cuh"
 #include "product_weights.h"
 
@@ -216,11 +216,15 @@ int main(int argc, char **argv)
     static const int widths[] = {32, 64, 128, 256};
     const int rounds = argc > 1 ? atoi(argv[1]) : 8;
     g_random += argc > 3 ? strtoull(argv[3], NULL, 10) * 7919 : 0;
-    int failed = 0, passed = 0, skipped = 0;
+    int failed = 0, passed = 0, skipped = 0, first = 0, each = 1;
+    const bool part = argc > 2 && sscanf(argv[2], "%d/%d", &first, &each) == 2 && each > 0;
+    const auto is_chosen = [&](const entry &e) {
+        return part ? (&e - entries) % each == first : argc < 3 || strcmp(argv[2], e.format) == 0;
+    };
     for (const entry &e : entries)
         check_plans(e) ? passed++ : failed++;
     for (const entry &e : entries)
-        for (int round = 0; round < rounds && (argc < 3 || !strcmp(argv[2], e.format)); round++) {
+        for (int round = 0; round < rounds && is_chosen(e); round++) {
             const gqmm_format_info *f = gqmm_format_by_name(e.format);
             const int unit = f->pub.block_elems;
             job j = {};

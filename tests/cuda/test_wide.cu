@@ -3,6 +3,7 @@
 // them, on random ragged shapes; with `bench`, its time on a mixture of 256 experts.
 //
 // usage: test_wide                  checks
+//        test_wide I/N              the same of every N-th entry from I on
 //        test_wide bench FORMAT...  times formats of wide_entries[]
 #include "kernel/cuda/decode_blocks.cuh"
 #include "kernel/cuda/decode_k_quants.cuh"
@@ -291,13 +292,13 @@ static double run_job(const job &j, double *rel)
     return worst;
 }
 
-static int check_all()
+static int check_all(int first, int each)
 {
 #define GQMM_WIDTH(n) n,
     static const int widths[] = {GQMM_WIDTHS(GQMM_WIDTH)};
 #undef GQMM_WIDTH
     int failed = 0, n = 0;
-    for (int e = 0; e < n_wide_entries; e++)
+    for (int e = first; e < n_wide_entries; e += each)
         for (int width : widths)
             for (int round = 0; round < 2 + 4 * (wide_entries[e].few != NULL); round++) {
                 const wide_entry *entry = &wide_entries[e];
@@ -374,13 +375,15 @@ static int check_all()
 
 int main(int argc, char **argv)
 {
-    int failed = 0;
-    if (argc < 2 || strcmp(argv[1], "bench") != 0)
-        failed = check_all();
-    else
+    int first = 0, each = 1;
+    if (argc > 1 && strcmp(argv[1], "bench") == 0) {
         for (int i = 0; i < n_wide_entries; i++)
             for (int a = 2; a < argc; a++)
                 if (strcmp(argv[a], wide_entries[i].format) == 0)
                     bench(&wide_entries[i]);
-    return failed ? 1 : 0;
+        return 0;
+    }
+    if (argc > 1 && (sscanf(argv[1], "%d/%d", &first, &each) != 2 || first < 0 || each < 1))
+        return 2;
+    return check_all(first, each) ? 1 : 0;
 }
