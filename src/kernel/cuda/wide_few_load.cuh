@@ -100,10 +100,12 @@ template <> struct few_layout<dec_iq4_xs> : few_rows<144, 1> {
 };
 template <class D> constexpr int STEP_BYTES = wide_product::code_bytes<D>();
 template <class D> constexpr int ROW_BYTES = few_layout<D>::ROW_BYTES;
+// Whether lines of the second-level cache hold parts of two steps.
+template <class D> constexpr bool CROSSES = STEP_BYTES<D> % 32 != 0 || 128 < STEP_BYTES<D>;
 template <class D> constexpr int column_pitch = few_layout<D>::PITCH;
 template <class D> constexpr int WEIGHT_BYTES = ROWS *ROW_BYTES<D>;
 // Columns of a tile at most: rows of many bytes leave room for fewer.
-template <class D> constexpr int MOST_COLUMNS = ROW_BYTES<D> > 144 ? 24 : N;
+template <class D> constexpr int MOST_COLUMNS = ROW_BYTES<D> <= 144 ? N : 24;
 template <class D> constexpr int COLUMN_BYTES = MOST_COLUMNS<D> *column_pitch<D>;
 
 // Of a plane, the scales of a step of a row. 16 bytes behind 16 rows keep those of row_of() that

@@ -16,14 +16,22 @@ template <int BYTES> __device__ __forceinline__ void copy_few_to(uint32_t to, co
                  : "memory");
 }
 
-// Weights leave the second-level cache first, to h and y, which are read again.
+// Steps that have lines to themselves leave the second-level cache first, to h and y, which are
+// read again.
+template <class D>
 __device__ __forceinline__ void copy_codes(uint32_t to, const CUtensorMap *map, int byte, int row,
                                            int expert, uint32_t barrier)
 {
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
-                 "l"(map), "r"(barrier), "r"(byte), "r"(row), "r"(expert), "l"(read_once())
-                 : "memory");
+    if constexpr (!CROSSES<D>)
+        asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                     ".L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
+                     "l"(map), "r"(barrier), "r"(byte), "r"(row), "r"(expert), "l"(read_once())
+                     : "memory");
+    else
+        asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                     "[%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
+                     "l"(map), "r"(barrier), "r"(byte), "r"(row), "r"(expert)
+                     : "memory");
 }
 
 // The scales of an item that a loader brings: those of every 64th row of w and then of up, whose
@@ -74,8 +82,8 @@ __device__ __forceinline__ void copy_matrix(uint32_t to, const few_args &a, cons
     constexpr int height = TWO ? ROWS / 2 : ROWS;
     int64_t byte = step * STEP_BYTES<D>;
     for (int i = 0; i < 1 << a.spread; i++, byte += row_stride)
-        copy_codes(to + (i * height >> a.spread) * ROW_BYTES<D>, map, (int)(byte & ~15),
-                   first >> a.spread, expert, full);
+        copy_codes<D>(to + (i * height >> a.spread) * ROW_BYTES<D>, map, (int)(byte & ~15),
+                      first >> a.spread, expert, full);
 }
 
 template <class D, bool TWO>
