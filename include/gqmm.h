@@ -219,13 +219,12 @@ GQMM_API void gqmm_parallel_for(gqmm_context *ctx, int32_t n_tasks,
  *          and in q2_k, q3_k, q4_0, q4_1, q4_k, iq4, nvfp4, MLX's mxfp4, int4 and affine of 2 to 4
  *          bits any with more than 128 pairs) these rows are bf16 too, and weights pass through
  *          bf16, as in MLX and torch: scale, offset and scale * q + offset are each rounded by 2^-9
- *          of their size at most;
- *          where q are integers, scales from 2^31 and h from 2^91 on then overflow. gqmm_qmm() on
- *          sm_90 rounds and overflows so from 16 rows on. From 257 rows on (rows of weights at no
- *          multiple of 16 bytes: 65, or 128 of less than 2^22 weights; f32 and f16: 512) it
- *          dequantises matrices first (sm_90), but for those of int4, affine of 2 to 4 bits, q4_0,
- *          q2_k to q6_k, q8_0, mxfp4 and nvfp4: rounded once, 2 bytes a weight, in slices of 32 MiB
- *          of workspace.
+ *          of their size at most; where q are integers, scales from 2^31 and h from 2^91 on then
+ *          overflow. gqmm_qmm() on sm_90 rounds and overflows so from 16 rows on. From 257 rows on
+ *          (rows of weights at no multiple of 16 bytes: 65, or 128 of less than 2^22 weights; f32
+ *          and f16: 512) it dequantises matrices first (sm_90), but for those of int4, affine of 2
+ *          to 4 bits, q4_0, q2_k to q6_k, q8_0, mxfp4 and nvfp4: rounded once, 2 bytes a weight, in
+ *          slices of 32 MiB of workspace.
  *          Where up to 128 pairs meet one expert each in the mean or fewer (q4_k: two), and weights
  *          are int4_g128, affine4_g64 or q4_k (sm_90), bf16 activations count as multiples of at
  *          most 2^-29 of the largest of 256 neighbours along K.

@@ -69,6 +69,26 @@ static bool check_few_spread(bool (*fail)(const char *, ...), bool two, int coun
     return true;
 }
 
+// More copies than must be, but not of rows far apart or of rows that do not divide by them.
+static bool check_few_copies(bool (*fail)(const char *, ...))
+{
+    namespace few = gqmm::few_product;
+    static const struct {
+        int64_t n, stride;
+        int want;
+    } cases[] = {{1024, 144, 2}, {1026, 144, 0}, {1024, few::FAR_ROW, 0}, {1024, 1 << 26, 2}};
+    for (const auto &c : cases) {
+        gqmm_cuda_product p = {};
+        p.n = c.n;
+        p.w.row_stride[0] = c.stride;
+        const int got = few::spread_for<gqmm::dec_q4_0>(&p);
+        if (got != c.want)
+            return fail("few columns: %lld rows %lld bytes apart come in 2^%d copies",
+                        (long long)c.n, (long long)c.stride, got);
+    }
+    return true;
+}
+
 // Where nibbles are read by 16 bytes and rows are a step apart.
 template <class D> static bool check_few_halves(bool (*fail)(const char *, ...))
 {
@@ -170,8 +190,9 @@ static bool check_few_plans(bool (*fail)(const char *, ...))
         !check_few_spread<dec_mlx_nvfp4>(fail, true, 4, 5))
         return false;
     return check_few_rows<dec_int4>(fail) && check_few_rows<dec_q4_k>(fail) &&
-           check_few_halves<dec_int4>(fail) && check_few_places<false>(fail) &&
-           check_few_places<true>(fail) && check_few_columns(fail) &&
+           check_few_halves<dec_int4>(fail) && check_few_copies(fail) &&
+           check_few_places<false>(fail) && check_few_places<true>(fail) &&
+           check_few_columns(fail) &&
            check_few_lanes<dec_affine2, dec_affine3, dec_q2_k, dec_q3_k, dec_q4_0, dec_q4_1,
                            dec_iq4_nl, dec_iq4_xs, dec_nvfp4, dec_mlx_mxfp4, dec_mlx_nvfp4>(fail);
 }

@@ -205,11 +205,15 @@ inline int spread_of(const gqmm_cuda_matrix &w)
     return spread;
 }
 
+constexpr int64_t FAR_ROW = (int64_t)1 << 27; // copies of several rows count bytes in 32 bits
+
 // The same, and more where it keeps rows that lanes read at once in banks of their own.
 template <class D> int spread_for(const gqmm_cuda_product *p)
 {
-    const int better = few_layout<D>::SPREAD[p->up.plane[0] != NULL], least = spread_of(p->w);
-    return better > least && p->n % (1 << better) == 0 ? better : least;
+    const bool two = p->up.plane[0] != NULL;
+    const int better = few_layout<D>::SPREAD[two], least = spread_of(p->w);
+    const bool near = p->w.row_stride[0] < FAR_ROW && (!two || p->up.row_stride[0] < FAR_ROW);
+    return better > least && near && p->n % (1 << better) == 0 ? better : least;
 }
 
 // Bytes of a step in a plane of scales.
@@ -231,7 +235,7 @@ template <class D> bool matrix_fits(const gqmm_cuda_matrix &w)
               spread <= (blocks ? MOST_SPREAD : 0) && w.n_rows % (1 << spread) == 0 &&
               w.row_stride[0] % D::align == 0 && (few_layout<D>::GLOBAL || !w.global) &&
               (D::planes < 3 || w.scale_type == GQMM_BF16) && w.row_stride[0] > 0 &&
-              w.row_stride[0] < (spread ? (int64_t)1 << 27 : far) &&
+              w.row_stride[0] < (spread ? FAR_ROW : far) &&
               (w.n_experts == 1 || (w.expert_stride[0] > 0 && w.expert_stride[0] < far));
     for (int plane = 1; plane < D::planes; plane++)
         ok = ok && wide_product::multiples(w, plane, scale_bytes) &&

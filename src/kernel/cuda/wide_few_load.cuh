@@ -49,7 +49,7 @@ constexpr int COLUMN_PITCH = STEP * 2 + 32;
 //   SLIPS       a step's beginning is found where it is read
 //   STRAIGHT    warps move steps to where rows begin, and swizzle them: see put_straight()
 //   LOW         codes are taken by few_lane
-//   SCALES      bytes of a row in a plane of scales, of which a step has so many or fewer
+//   SCALES      bytes that a step of a row has in a plane of scales, at most
 //   SPREAD      every 2^this-th row in a copy, of one matrix or of two: see spread_for()
 //   GLOBAL      experts may have a global scale
 //   DOWN        weights are 2^-this of what they are
