@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # The commands bench and synth on tiny shapes: rows with all their fields, positive floors, files
 # that load, and bad arguments with their sentence. Nothing here judges speed. GQMM_BUILD: the
-# build.
+# build. --quick: of the operations two.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 . tests/cli/lib.sh
@@ -14,6 +14,8 @@ if ! "$gqmm" help bench >/dev/null 2>&1; then
 fi
 shape=8,64,128,2
 quick=(--shape "$shape" --seconds 0.002 --threads 2)
+operations="moe qmm gather embed dequantize quantize"
+[ "${1:-}" != --quick ] || operations="gather quantize"
 
 # rows NAME EXPRESSION COMMAND...: succeeds with JSON objects, one a line, all of which, as d, make
 # EXPRESSION true. Without Python only the exit code is looked at.
@@ -55,7 +57,7 @@ sound='math.isfinite(d["us"]) and 0 < d["us_min"] <= d["us"] and 0 < d["floor_us
     0 < d["share"] and d["spread"] >= 0 and d["repeats"] >= 3 and
     all(min(d["ceilings"][k]) > 0 for k in
         ("dram_stream_gbs", "dram_pieces_gbs", "int8_gmacs", "fp32_gmacs"))'
-for op in moe qmm gather embed dequantize quantize; do
+for op in $operations; do
     rows "bench $op" "($fields) and ($sound) and d['op'] == '$op' and d['shape'] == '$shape'" \
         "$gqmm" bench "$op" "${quick[@]}" --format q8_0 --tokens 1,3 --json
     expect "bench $op: a row for each number of tokens" test "$(wc -l <"$tmp/out")" -eq 2
@@ -93,7 +95,7 @@ refuses "unknown ISA" 2 "--isa 'sse9' is none" "$gqmm" bench moe "${quick[@]}" -
 refuses "unknown device" 1 "unknown; gqmm_device_at() lists" \
     "$gqmm" bench moe "${quick[@]}" --format q8_0 --tokens 1 --device nowhere
 if "$gqmm" info | grep -q 'cuda:0'; then
-    for op in moe qmm gather embed dequantize quantize; do
+    for op in $operations; do
         rows "bench $op on a device" "d['device'] == 'cuda' and d['repeats'] >= 20 and
             0 < d['us_min'] <= d['us'] and 0 < d['floor_us']" \
             "$gqmm" bench "$op" "${quick[@]}" --format q8_0 --tokens 1,3 --device cuda --json
