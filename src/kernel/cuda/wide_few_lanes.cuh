@@ -345,6 +345,15 @@ template <> struct few_lane<dec_iq4_xs> : quarters_in_turn {
     }
 };
 
+// Of two blocks of 18 bytes at `at`, a multiple of four, the words that hold one's codes: the
+// first's begin two bytes into w[0], the second's with w[1].
+__device__ __forceinline__ void read_of_18(uint32_t (&w)[5], uint32_t at, bool second)
+{
+#pragma unroll
+    for (int u = 0; u < 5; u++)
+        w[u] = second && u == 0 ? 0 : read_4(at + 4 * u + (second ? 16 : 0));
+}
+
 // The same of blocks of 18 bytes each, of which every other one's codes begin two behind a multiple
 // of four. What the second phase of a piece takes is kept by the first.
 template <> struct few_lane<dec_iq4_nl> : few_lane<dec_iq4_xs> {
@@ -368,9 +377,7 @@ template <> struct few_lane<dec_iq4_nl> : few_lane<dec_iq4_xs> {
         uint32_t now[4] = {v[4], v[4] >> 16, v[5], v[5] >> 16}; // in their low halves
         if (phase % 2 == 0) {
             uint32_t w[5];
-#pragma unroll
-            for (int u = 0; u < 5; u++)
-                w[u] = phase && u == 0 ? 0 : read_4(row + codes_at + 4 * u + (phase ? 16 : 0));
+            read_of_18(w, row + codes_at, phase);
 #pragma unroll
             for (int u = 0; u < 4; u++)
                 w[u] = phase ? w[u + 1] : __byte_perm(w[u], w[u + 1], 0x5432);

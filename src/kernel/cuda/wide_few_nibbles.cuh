@@ -42,6 +42,14 @@ struct halves_in_turn : nibbles_in_turn {
         asm volatile("" : "+r"(powers), "+r"(bytes));
     }
 
+    // To the pairs of the piece's second phase.
+    __device__ __forceinline__ static void go_on(uint32_t (&v)[WORDS])
+    {
+#pragma unroll
+        for (int u = 0; u < 4; u++)
+            v[u] >>= 8;
+    }
+
     // Of both pieces' scales, rounded; s[2]: offsets.
     __device__ __forceinline__ void set_scales(uint32_t (&s)[SCALES], uint32_t scales) const
     {
@@ -80,16 +88,10 @@ template <> struct few_lane<dec_q4_0> : halves_in_turn {
 
     __device__ __forceinline__ void get(uint32_t (&v)[WORDS], uint32_t row, int phase) const
     {
-        if (phase % 2) {
-#pragma unroll
-            for (int u = 0; u < 4; u++)
-                v[u] >>= 8;
-            return;
-        }
+        if (phase % 2)
+            return go_on(v);
         uint32_t w[5];
-#pragma unroll
-        for (int u = 0; u < 5; u++)
-            w[u] = phase && u == 0 ? 0 : read_4(row + codes_at + 4 * u + (phase ? 16 : 0));
+        read_of_18(w, row + codes_at, phase);
 #pragma unroll
         for (int u = 0; u < 4; u++)
             v[u] = phase ? permute(w[u + 1], 0, bytes) : permute(w[u], w[u + 1], crooked);
@@ -116,12 +118,8 @@ template <> struct few_lane<dec_q4_1> : halves_in_turn {
 
     __device__ __forceinline__ void get(uint32_t (&v)[WORDS], uint32_t row, int phase) const
     {
-        if (phase % 2) {
-#pragma unroll
-            for (int u = 0; u < 4; u++)
-                v[u] >>= 8;
-            return;
-        }
+        if (phase % 2)
+            return go_on(v);
         const uint32_t at = row + codes_at + (phase ? 24 : 4);
         const uint2 a = phase ? read_8(at) : make_uint2(read_4(at), read_4(at + 4));
         const uint2 b = phase ? read_8(at + 8) : make_uint2(read_4(at + 8), read_4(at + 12));
@@ -202,6 +200,13 @@ struct groups_in_turn : numbers_in_turn {
     static constexpr int SCALES = 2;
     uint32_t scales_order;
 
+    // The upper half of a quad takes second groups first, odd lanes high nibbles.
+    __device__ __forceinline__ void set_order(int t)
+    {
+        set_nibbles(t & 1);
+        scales_order = t >> 1 ? 0x2301 : 0x3210;
+    }
+
     // Of four groups, a byte each in the order of phases: with(v) makes numbers of those in the
     // high bytes of halves.
     template <class F>
@@ -234,9 +239,8 @@ template <> struct few_lane<dec_nvfp4> : groups_in_turn {
 
     __device__ __forceinline__ void set(int t, int)
     {
-        set_nibbles(t & 1);
+        set_order(t);
         codes_at = 36 * t;
-        scales_order = t >> 1 ? 0x2301 : 0x3210;
 #pragma unroll
         for (int i = 0; i < 2; i++)
             group_at[i] = codes_at + 4 + 8 * (i ^ t >> 1);
@@ -264,9 +268,8 @@ template <> struct few_lane<dec_mlx_nvfp4> : groups_in_turn {
 
     __device__ __forceinline__ void set(int t, int)
     {
-        set_nibbles(t & 1);
+        set_order(t);
         scales_at = 4 * t;
-        scales_order = t >> 1 ? 0x2301 : 0x3210;
 #pragma unroll
         for (int i = 0; i < 2; i++)
             codes_at[i] = 32 * t + 8 * (i ^ t >> 1);
